@@ -37,7 +37,7 @@ class Driver:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Raises ConfigError for idle work that cannot be done: see `idle_of`."""
+        """Raises ConfigError for a file of pins that cannot be read."""
         self.engine = engine
         self._idle = idle_of(engine)
         self._pid = os.getpid()

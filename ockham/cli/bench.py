@@ -14,6 +14,7 @@ import click
 
 from ockham.cli.bench_cache import cache
 from ockham.cli.bench_drafting import drafting
+from ockham.cli.bench_guard import guard
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
 from ockham.cli.bench_restart import restart
@@ -48,6 +49,7 @@ def bench() -> None:
 
 bench.add_command(cache)
 bench.add_command(drafting)
+bench.add_command(guard)
 bench.add_command(kernels)
 bench.add_command(model)
 bench.add_command(restart)

@@ -13,6 +13,7 @@ Nothing stays of a text but counts (`ockham.engine.watching`).
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
-from ockham.core.errors import ConfigError, OckhamError
+from ockham.core.errors import OckhamError
 from ockham.core.floors import parse_floors
 from ockham.core.guarded import GuardStats
 from ockham.core.registry import SEAMS
@@ -36,6 +37,8 @@ from ockham.engine.sleeping import ROWS
 from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.techniques import LEFT_OUT
 from ockham.engine.watching import Use, Watch, Watchlist
+
+log = logging.getLogger("ockham.engine")
 
 MOST_QUEUED = 64
 MOST_QUEUED_BYTES = 16 << 20
@@ -99,13 +102,7 @@ class Guard:
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises ConfigError for a model that generates no text."""
         config = engine.config
-        if engine.pooler is not None:
-            raise ConfigError(
-                "guard watches texts that are generated, and this model generates none; leave "
-                "guard out."
-            )
         self._engine, self._share = engine, config.guard
         self._floors = parse_floors(config.guard_floor)
         self.watches = Watchlist(self._floors, config.guard, config.guard_rest_s, clock)
@@ -447,6 +444,15 @@ def _short(text: str) -> str:
 
 
 def guard_of(engine: Engine) -> Guard | None:
-    """The guard of an engine, if its config asks for one. Raises ConfigError for a model that
-    generates no text."""
-    return Guard(engine) if engine.config.guard else None
+    """The guard of an engine, if its config asks for one and its model generates text. (A server's
+    settings are those of all its models, of embeddings too.)"""
+    if not engine.config.guard:
+        return None
+    if engine.pooler is not None:
+        log.warning(
+            "The guard watches texts that are generated, and %s generates none: nothing is "
+            "guarded.",
+            engine.config.model,
+        )
+        return None
+    return Guard(engine)

@@ -59,5 +59,5 @@ class Idle:
 
 def idle_of(engine: Engine) -> Idle:
     """The idle work of an engine, as its config asks for. Raises ConfigError for a file of pins
-    that cannot be read, or a guard over a model that generates no text."""
+    that cannot be read."""
     return Idle(sleeper_of(engine), guard_of(engine))

@@ -47,7 +47,7 @@ converted."""
 
 IN_PARTS = (
     *("keep", "attention_pattern", "gate", "search", "adapter", "kv_store", "reuse"),
-    *("speculative_config",),
+    *("speculative_config", "guard"),
 )
 """Settings that speak of prompts computed in parts, or of tokens to come."""
 

@@ -87,12 +87,14 @@ def test_what_is_asked_of_text_is_not_asked_of_models_of_embeddings(tmp_path: Pa
         "  own: {model: lab, task: embed, max-model-len: 99}\n  chats: lab\n"
     )
     flags = ("--reuse", "prefix,chunk", "--kv-store", str(tmp_path), "--max-model-len", "700")
+    flags = (*flags, "--guard", "0.01")
     table = table_of("lab", "--embedding", "enc", "-t", "2", *flags, "--config", str(config))
     plain = EngineConfig()
     for spec in table.specs:
         embeds = spec.config.task == "embed"
         assert spec.config.reuse == (plain.reuse if embeds else "prefix,chunk")
         assert (spec.config.kv_store is None) == embeds
+        assert (spec.config.guard == 0.0) == embeds
         assert spec.config.threads == 2
     lengths = {spec.name: spec.config.max_model_len for spec in table.specs}
     assert lengths == {"lab": 700, "enc": None, "other": None, "own": 99, "chats": 700}

@@ -3,6 +3,7 @@ way."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -27,7 +28,9 @@ from ockham.engine.messages import (
     Request,
 )
 from ockham.engine.sleeping import ROWS, Sleeper
+from ockham.kernels.native import core
 from tests.helpers import serving
+from tests.helpers.adapters import write_adapter
 from tests.helpers.encoders import ENCODERS
 from tests.helpers.planted import NAME, Planted, plant
 from tests.helpers.registering import let_register
@@ -69,6 +72,7 @@ class Service:
                 said.append(answer)
         self.idle.give_way()
         while self.held:
+            assert not self.intake.ready()
             deltas = self.idle.after(self.engine.step())
             self.held.update_from(deltas)
             said += deltas
@@ -374,6 +378,27 @@ def test_a_reuse_is_scored_by_agreement_alone(checkpoint: Path) -> None:
     assert use.kl_positions == 0
 
 
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_an_adapter_is_part_of_the_exact_model(
+    checkpoint: Path, tmp_path: Path, planted: type[Planted]
+) -> None:
+    path = write_adapter(tmp_path / "own")
+    asks = {"adapter/lora": {"name": "own", "path": str(path)}}
+    service = Service(checkpoint, gate=NAME, adapter="lora")
+    service.serve(service.asks(8, asks=asks) + service.asks(8))
+    service.make_room()
+    service.rest()
+    by_settings = {use.settings: use for use in service.found.uses}
+    assert len(by_settings) == 1, "an adapter is no approximation"
+    (use,) = by_settings.values()
+    assert use.texts == 16
+    assert use.agreed == use.positions
+    service.serve(service.asks(1, asks=asks))
+    shutil.rmtree(path)  # it cannot be had again
+    service.rest()
+    assert service.found.dropped == 1
+
+
 def test_texts_that_follow_a_grammar_are_scored_with_it(
     tmp_path: Path, planted: type[Planted]
 ) -> None:
@@ -391,14 +416,17 @@ def test_texts_that_follow_a_grammar_are_scored_with_it(
     assert GRAMMAR_TOKENS >= 16
 
 
-def test_a_guard_over_no_text_is_refused_and_nothing_is_guarded_by_default(
-    checkpoint: Path, tmp_path: Path
+def test_nothing_is_guarded_by_default_nor_where_no_text_is_generated(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert idle_of(serving.make_engine(checkpoint)).guard is None
     ENCODERS["bert"].save(tmp_path)
-    engine = serving.make_engine(tmp_path, guard=0.1, max_model_len=96)
-    with pytest.raises(ConfigError, match="this model generates none"):
-        idle_of(engine)
+    with pytest.raises(ConfigError, match=r"guard is 0.1, but .* is an encoder"):
+        serving.make_engine(tmp_path, guard=0.1, max_model_len=96)
+    engine = serving.make_engine(checkpoint, guard=0.1, task="embed")
+    with caplog.at_level("WARNING", "ockham.engine"):
+        assert idle_of(engine).guard is None
+    assert "generates none: nothing is guarded" in caplog.text
 
 
 def test_it_is_asked_as_the_cache_is(checkpoint: Path, planted: type[Planted]) -> None:
