@@ -250,6 +250,57 @@ def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> N
 
 
 @techniques.command()
+@click.argument("number", type=Integer(1), required=False)
+@option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page as Markdown into this file, such as docs/papers.md. The figures are those "
+    "of techniques.md beside it.",
+)
+@option("--json", "as_json", is_flag=True, help="Write the papers as a JSON list.")
+def papers(number: int | None, page: Path | None, as_json: bool) -> None:
+    """List the papers that the project covers: the technique that each became, or why there is
+    none. With NUMBER, tell of one.
+    """
+    import msgspec
+
+    from ockham.lab.evidence.page import is_generated
+    from ockham.lab.evidence.papers import PAGE_START, paper_of, papers_page, rows_of
+    from ockham.lab.evidence.papers import papers as known
+
+    if number is not None and page is not None:
+        raise click.UsageError("--page writes all papers: leave NUMBER out.")
+    if page is not None and not page.absolute().parent.is_dir():
+        raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
+    if page is not None and not is_generated(page, PAGE_START):
+        raise ConfigError(
+            f"--page {page} is no page that `ockham techniques papers` wrote, and is not replaced: "
+            "name another file."
+        )
+    measured = page.with_name("techniques.md") if page is not None else None
+    if measured is not None and not measured.is_file():
+        raise ConfigError(
+            f"--page {page}: there is no {measured}, which has the figures; `ockham techniques "
+            "measure --all` writes it."
+        )
+    chosen = known().papers if number is None else (paper_of(number),)
+    if as_json:
+        records = [{**msgspec.to_builtins(paper), "rows": rows_of(paper)} for paper in chosen]
+        click.echo(json.dumps(records, indent=2))
+    elif page is None:
+        for paper in chosen:
+            here = ", ".join([*rows_of(paper), *paper.commands])
+            click.echo(f"{paper.number:>3} {paper.name:<36} {paper.fate:<10} {here}".rstrip())
+            if number is not None:
+                for said in (paper.does, f"Claimed: {paper.claim}", paper.note):
+                    if said:
+                        click.echo(f"    {said}")
+    if page is not None and measured is not None:
+        text = papers_page(measured.read_text("utf-8"))
+        write_output(page, text.encode(), overwrite=True)
+
+
+@techniques.command()
 @click.argument("router", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option("--model", default="lab-nested", show_default=True, help="Directory or hub name.")
 @option(

@@ -119,8 +119,7 @@ def write_beside(path: Path, order: Sequence[Recipe], measured: Sequence[Measure
     model = rows[0].model
     text = path.read_text(encoding="utf-8")
     text = re.sub(rf"(?m)^\| {re.escape(model)}: .*\n", "", text)
-    top = text.partition("\n## ")[0]
-    told = dict(re.findall(r"(?m)^\| \[`(.*?)`\]\(.*?\) \| \w+ \| (.*) \|$", top))
+    told = verdicts(text)
     own = re.compile(rf"(?ms)^{re.escape(BESIDE.format(model=model))}\n.*?(?=^## )")
     text = own.sub("", text)
     recipes = {(recipe.seam, recipe.name): recipe for recipe in order}
@@ -172,7 +171,7 @@ def _beside_table(
         for each in rows:
             if each.row is not None and each.row.exact == exact:
                 title = _title(recipes[each.key])
-                cells_ = (_linked(title), each.row.claim, told.get(title, ""), each.row.verdict)
+                cells_ = (linked(title), each.row.claim, told.get(title, ""), each.row.verdict)
                 lines.append(f"| {' | '.join(cells_)} | {worth(each.row)} |")
         parts.append("\n".join(lines) + "\n")
     reasons: dict[str, list[str]] = {}
@@ -248,12 +247,19 @@ def summary(rows: Sequence[tuple[str, str, str]]) -> str:
     """The table at the top: each technique's name, kind and verdict, with a link to its section."""
     lines = ["| technique | kind | what it is worth |", "|---|---|---|"]
     for name, kind, verdict in rows:
-        lines.append(f"| {_linked(name)} | {kind} | {verdict} |")
+        lines.append(f"| {linked(name)} | {kind} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
-def _linked(name: str) -> str:
-    return f"[`{name}`](#{re.sub(r'[^a-z0-9_-]', '', name)})"
+def verdicts(page: str) -> dict[str, str]:
+    """What the table at the top of a page says that each technique is worth, by its name."""
+    top = page.partition("\n## ")[0]
+    return dict(re.findall(r"(?m)^\| \[`(.*?)`\]\(.*?\) \| \w+ \| (.*) \|$", top))
+
+
+def linked(name: str, page: str = "") -> str:
+    """A technique's name as a link to its section, of this page or another one."""
+    return f"[`{name}`]({page}#{re.sub(r'[^a-z0-9_-]', '', name)})"
 
 
 def _title(recipe: Recipe) -> str:
