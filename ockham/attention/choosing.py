@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ class ChoosingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `first`, every token from that one on chooses, of the prompt too. A query in `every`, a divisor
     of 64, chooses, by its place, and those after it visit the same blocks. What a request leaves
     out of its ask is taken from here."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"tokens": (512, 1024, 2048)}
 
     tokens: int = 1024
     share: float = 0.0

@@ -44,6 +44,8 @@ class MInferenceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     and the prompt's `last_tokens`, see all. What a request leaves out of its ask is taken from
     here."""
 
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"share": (0.25, 0.5)}
+
     heads: str | None = None
     share: float = 0.5
     rule: RuleName | None = None

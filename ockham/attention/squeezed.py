@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ class SqueezedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the best of all, before the softmax. With `prompts`, the rest of the prompt chooses as well. The
     first `dense_layers` layers read everything. What a request leaves out of its ask is taken from
     here."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"share": (0.25, 0.5)}
 
     context: int = 0
     share: float = 0.25

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ Place = tuple[int, int]
 class StreamingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`heads` that stream see the first `sink_blocks` blocks of 64 keys, and the latest
     `window_blocks`, their own included. What a request leaves out of its ask is taken from here."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"heads": (0.25, 0.5)}
 
     heads: Heads = 0.5
     sink_blocks: int = 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ class XAttentionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     `sink_blocks`, their own, and the heaviest. `stride` is how many queries, and keys, the estimate
     takes together: 8 or 16, which costs half as much. The first `dense_layers` layers, and the
     prompt's `last_tokens`, see all. What a request leaves out of its ask is taken from here."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"threshold": (0.9, 0.95)}
 
     threshold: float = 0.9
     share: float = 1.0

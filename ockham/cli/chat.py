@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
+from ockham.cli.auto import auto_option, with_plan
 from ockham.cli.command import command, did_you_mean
 from ockham.cli.conversation import Conversation, tell, tell_end
 from ockham.cli.default_model import for_chats
@@ -78,6 +79,7 @@ HELP = "\n".join(
 @option("--api-key", help="The key that the server of --url wants.")
 @option("--system", "system_prompt", help="System prompt of the conversation.")
 @thinking_option
+@auto_option
 @engine_options
 @sampling_options
 def chat(
@@ -85,6 +87,7 @@ def chat(
     thinking: bool | None,
     url: str | None,
     api_key: str | None,
+    auto: bool,
     **kwargs: Any,
 ) -> None:
     """Talk with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
@@ -101,7 +104,7 @@ def chat(
         return
     if api_key is not None:
         raise click.UsageError("--api-key goes with --url.")
-    config = engine_config(**for_chats(kwargs))
+    config = engine_config(**with_plan(for_chats(kwargs), auto))
     check_model(config.model, False)
     converse(config, system_prompt, thinking, **kwargs)
 

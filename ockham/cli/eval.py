@@ -292,8 +292,9 @@ def _compare(
     positions: int,
     resume: Path | None,
 ) -> dict[str, Any]:
-    from ockham.lab.comparison import BASELINE, CANDIDATE, Comparing, Entry, decodes
+    from ockham.lab.comparison import BASELINE, CANDIDATE, Comparing, Entry
     from ockham.lab.evaluate import settings, summarise
+    from ockham.lab.forced import decodes
     from ockham.lab.journal import Journal
     from ockham.model.loading import plan_model
 

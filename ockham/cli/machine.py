@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ockham.kernels.cores import allowed_cores
+from ockham.kernels.cores import allowed_cores, processor
 from ockham.kernels.native import chosen_isa, core
 
 __all__ = [
@@ -68,14 +67,6 @@ class Limits:
     fp32_flops_per_s: float
     bf16_flops_per_s: float | None = None
     int8_ops_per_s: float | None = None
-
-
-def processor() -> str:
-    """The name of the processor."""
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def instruction_sets() -> list[str]:

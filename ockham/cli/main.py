@@ -20,6 +20,7 @@ VERBS = {
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model: a page, and several APIs over HTTP."),
     "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
+    "plan": ("ockham.cli.plan:plan", "Find the cheapest settings above a floor of quality."),
     "warm": ("ockham.cli.warm:warm", "Compute what requests begin with, for the next start."),
     "cache": ("ockham.cli.cache:cache", "Show what the prefix cache of a server holds."),
     "eval": ("ockham.cli.eval:evaluate", "Score a model, or compare two configurations of it."),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.api.adapters import TECHNIQUE, LoRARequest
+from ockham.cli.auto import auto_option, with_plan
 from ockham.cli.command import command
 from ockham.cli.default_model import for_chats
 from ockham.cli.options import (
@@ -78,6 +79,7 @@ Examples:
     metavar="DIRECTORY",
     help="Adapter to complete the prompt with: a directory of PEFT's, or one of the lab model's.",
 )
+@auto_option
 @engine_options
 @sampling_options
 @click.argument("text", required=False)
@@ -94,6 +96,7 @@ def run(
     show_drafts: bool,
     lora: str | None,
     thinking: bool | None,
+    auto: bool,
     **kwargs: Any,
 ) -> None:
     """Answer TEXT with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
@@ -112,11 +115,9 @@ def run(
     if text is not None and prompt is not None:
         raise click.UsageError("the prompt is given twice, as TEXT and by --prompt; give one.")
     prompt = prompt if text is None else text
-    config = engine_config(**kwargs)
     nothing_given = prompt is None and prompt_token_ids is None
     may_chat = nothing_given and _in_terminal() and not (raw or as_json or lora)
-    if may_chat:
-        config = engine_config(**for_chats(kwargs))
+    config = engine_config(**with_plan(for_chats(kwargs) if may_chat else kwargs, auto))
     check_model(config.model, nothing_given)
     raw = _completes(config, raw, prompt_token_ids, system_prompt)
     if may_chat and not raw:

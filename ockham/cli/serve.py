@@ -13,6 +13,7 @@ import msgspec
 
 from ockham.api.adapters import read_modules
 from ockham.cli.adapter_options import modules_option
+from ockham.cli.auto import auto_option, with_plan
 from ockham.cli.command import command
 from ockham.cli.default_model import for_chats
 from ockham.cli.model_table import model_options, read_table
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 @command(own="Server")
+@auto_option
 @engine_options_of_several
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @option("--port", type=Integer(), default=8000, show_default=True, help="0 takes a free one.")
@@ -254,6 +256,7 @@ if TYPE_CHECKING:
 )
 def serve(
     *,
+    auto: bool,
     host: str,
     port: int,
     served_model_name: tuple[str, ...],
@@ -363,7 +366,12 @@ def serve(
         served_model_name=served_model_name,
         lora_modules=lora_modules,
     )
-    config = engine_config(**for_chats(engine)) if table is None else None
+    if auto and table is not None:
+        raise ConfigError(
+            "--auto takes the plan of one model, and several are served; give each its plan's "
+            "settings in the table of --models."
+        )
+    config = engine_config(**with_plan(for_chats(engine), auto)) if table is None else None
     # A key has no business in the environment of the engine, or of what that may start.
     for name in ("OCKHAM_API_KEY", "OCKHAM_ADMIN_API_KEY"):
         os.environ.pop(name, None)

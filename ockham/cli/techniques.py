@@ -204,9 +204,18 @@ def _write_page(
     help="Write the page as Markdown into this file, such as docs/composition.md; with NAME, add "
     "its pairs to the page that is there.",
 )
+@option(
+    "--pairs",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="With --page: write the pairs that it says cannot be together into this file, which "
+    "`ockham plan` reads.",
+)
 @option("--model", default="lab", show_default=True, help="Directory or hub name.")
 @option("--json", "as_json", is_flag=True, help="Write the pairs as JSON.")
-def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> None:
+def compose(
+    name: str | None, page: Path | None, pairs: Path | None, model: str, as_json: bool
+) -> None:
     """Run every pair of techniques: exact, with what loss, or refused for which reason. With NAME,
     such as keep/recent, run only its pairs.
 
@@ -215,8 +224,18 @@ def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> N
     from ockham.lab.evidence import Bench
     from ockham.lab.evidence.compose import compose as run_pairs
     from ockham.lab.evidence.compose import engine_config_of, parts
-    from ockham.lab.evidence.compose_page import PAGE_START, composition_page, with_technique
+    from ockham.lab.evidence.compose_page import (
+        PAGE_START,
+        composition_page,
+        refused_json,
+        with_technique,
+    )
     from ockham.lab.evidence.page import is_generated
+
+    if pairs is not None and page is None:
+        raise ConfigError("--pairs are those of a page; name it with --page.")
+    if pairs is not None and not pairs.absolute().parent.is_dir():
+        raise ConfigError(f"--pairs {pairs}: there is no directory {pairs.absolute().parent}.")
 
     if page is not None and not page.absolute().parent.is_dir():
         raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
@@ -245,6 +264,8 @@ def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> N
         if name is not None:
             text = with_technique(page.read_text("utf-8"), name, cells)
         write_output(page, text.encode(), overwrite=True)
+        if pairs is not None:
+            write_output(pairs, refused_json(text).encode(), overwrite=True)
     if any(cell.identical is False for cell in cells):
         sys.exit(1)
 

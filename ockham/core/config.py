@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -67,6 +68,17 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     is taken. `enable_in_reasoning`: structured outputs of chats hold for the thought as well, and
     do not begin at its end.
     """
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "kv_cache_dtype": ("int8", "k=int8,v=int4", "int4"),
+        "max_num_batched_tokens": (64, 128, 256, 1024),
+        "max_num_seqs": (4, 8, 16, 32),
+    }
+    """Values of settings that name no technique which a planner tries."""
+    decide_bits: ClassVar[tuple[str, ...]] = (
+        *("model", "dtype", "quantization", "kv_cache_dtype", "rope_scaling", "backend"),
+    )
+    """Settings that are part of the numerics id: another value is another model."""
 
     model: str = "lab"
     task: str = "auto"

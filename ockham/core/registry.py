@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -44,6 +45,22 @@ class Technique(msgspec.Struct, frozen=True):
     def forms(self) -> tuple[str, ...]:
         """How it may be named: by its name, and with the options that its class lists."""
         return (self.name, *getattr(self.cls, "forms", ()))
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The forms that a planner tries: with the values that its options name as worth trying
+        (`tries`), each with each; those that its class lists, where they name none."""
+        tries: Mapping[str, tuple[Any, ...]] = getattr(self.options, "tries", {})
+        forms: Iterable[str] = self.forms
+        if tries:
+            forms = (
+                f"{self.name}:{','.join(map('='.join, zip(tries, map(str, values), strict=True)))}"
+                for values in itertools.product(*tries.values())
+            )
+        by_options: dict[str, str] = {}
+        for form in forms:  # "fp4" is "fp4:32"
+            by_options.setdefault(repr(read_options(self, form)), form)
+        return tuple(by_options.values())
 
     @property
     def ask(self) -> type[Ask] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -29,6 +30,8 @@ class AdaptiveWidthOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     layer how many of the first neurons run. Without one, the share `share` of them runs for every
     row. A router's choice is cheaper the higher the `price` is: `price` times the share of the
     neurons is taken off the score of each choice."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"share": (0.5, 0.75)}
 
     router: str = ""
     share: float = 0.5

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -20,6 +21,8 @@ class SkipDecodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     `over` later the share `least`; the depth falls linearly between, and stays at `least`.
     `warm_up` is how many bottom layers every row runs, and then one more: half of the model's
     where it is not said. (The paper's is 1, for models that are trained for it.)"""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"least": (0.75, 0.9)}
 
     most: float = 1.0
     least: float = 0.75

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -20,6 +21,8 @@ class SkipFeedForwardOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=
     it is `threshold` or more, the row skips the next `length` feed-forwards. `edge` is the share of
     the layers at each end in which none is skipped, at least one layer unless it is 0. The prompt
     and the first `full` generated tokens skip nothing."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"threshold": (0.95, 0.98)}
 
     threshold: float = 0.98
     length: int = 1

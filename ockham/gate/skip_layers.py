@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -26,6 +27,10 @@ class SkipLayersOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """`layers` are the numbers of layers, counted from 0 and joined by + ("5+7"), or "middle" for
     the one in the middle of the model. `part` is what of them is left out: layer (all of it),
     attention or feed_forward."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "part": ("layer", "attention", "feed_forward")
+    }
 
     layers: str = MIDDLE
     part: str = "layer"

@@ -1,9 +1,10 @@
-"""How many cores this process may use."""
+"""The processor, and how many cores this process may use."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,3 +54,11 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def processor() -> str:
+    """The name of the processor."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -135,6 +135,19 @@ def calibrate(
     )
 
 
+def product_rate(form: str, limits: Limits) -> ProductRate:
+    """The rate of products of one weight format, by its name and options, without a model. Takes a
+    second or two. Raises ConfigError for a format that only holds what a checkpoint has packed."""
+    linear = _packed(form, PROBE_SHAPE)
+    probes = Probes(limits, rate_of(linear))
+    return _product_rate(linear, probes, _loop_seconds(probes))
+
+
+def attention_rate(program: Program, state_dtype: str, limits: Limits) -> AttentionRate:
+    """The rate of a program's attention over state of one type."""
+    return _attention_rate(program, state_dtype, Probes(limits, arithmetic_of(program)))
+
+
 def arithmetic_of(program: Program) -> _cpu.Rate:
     """The arithmetic whose rate stands for the speed of the cores: that of most of the weights."""
     linears = [linear for each in matrices(program).values() for linear in each]

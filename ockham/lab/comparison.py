@@ -7,10 +7,7 @@ that predicts one of them (of a text that is only scored: at its last positions)
 loaded one after the other, so that two need no more memory than one; the baseline's logits wait in
 a temporary file.
 
-The baseline's tokens are read as a prompt, which is fast, and gives what decoding gives. An
-approximate technique of the engine's setting may treat a prompt unlike what follows it: beside one,
-the baseline's tokens are decoded, one after the other (`decodes`). So are answers to questions over
-one context.
+How the baseline's tokens are shown is in `lab/forced.py`.
 """
 
 from __future__ import annotations
@@ -18,39 +15,23 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
-from ockham.core.registry import find, name_of, settings_that_alter_state
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
 from ockham.lab.cases import Case
 from ockham.lab.difference import Comparison, Difference, difference, distance
 from ockham.lab.evaluate import Progress, Result, evaluate
-from ockham.lab.interview import Interview, Talk, recital
-from ockham.lab.running import drive
+from ockham.lab.forced import forced_logits
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 POSITIONS = 128
 """Positions of a case that are compared, at most."""
 _DISK_SHARE = 0.8
-
-
-def decodes(config: EngineConfig) -> list[str]:
-    """The approximate techniques of an engine that act on a sequence's own state or rows, by name:
-    with one of them, positions are compared while decoding."""
-    named = {
-        seam: name_of(getattr(config, setting))
-        for setting, seam in settings_that_alter_state().items()
-    }
-    return [name for seam, name in named.items() if not find(seam, name).exact]
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -106,7 +87,7 @@ class Comparing:
         self._vocabulary = engine.vocabulary
         pending = [case for case in self._cases if case.key not in self.comparisons]
         self._check_space(pending, engine.vocabulary)
-        for key, logits in self._logits(engine, pending):
+        for key, logits in forced_logits(engine, pending, self._answers):
             path = self._files[key] = self._directory / f"{len(self._files)}.npy"
             np.save(path, logits)
 
@@ -123,7 +104,7 @@ class Comparing:
         self._complete(CANDIDATE, engine)
         pending = [case for case in self._cases if case.key in self._files]
         by_key = {case.key: case for case in pending}
-        for key, logits in self._logits(engine, pending):
+        for key, logits in forced_logits(engine, pending, self._answers):
             path = self._files[key]
             for comparison in self._compared(by_key[key], np.load(path), logits):
                 self._add(Entry(comparison=comparison))
@@ -181,22 +162,6 @@ class Comparing:
         self._progress(len(self._cases) - len(todo))
         evaluate(engine, todo, lambda result: self._add(Entry(result=result)), run=run)
 
-    def _logits(self, engine: Engine, cases: Sequence[Case]) -> Iterator[tuple[str, Floats]]:
-        """Key and logits, (positions, vocabulary), of each case under the baseline's tokens."""
-        decoding = bool(decodes(engine.config))
-        read = [case for case in cases if not decoding and case.interview is None]
-        said = [case for case in cases if decoding or case.interview is not None]
-        # A few at a time: logits in memory are of those that run, not of all.
-        size = engine.config.max_num_seqs
-        for start in range(0, len(read), size):
-            requests = [self._forced(case) for case in read[start : start + size]]
-            rows: dict[str, list[Floats]] = {request.request_id: [] for request in requests}
-            with _watching(engine, rows):
-                drive(engine, requests, lambda output: None)
-            yield from ((key, np.concatenate(parts)) for key, parts in rows.items())
-        for start in range(0, len(said), size):
-            yield from self._decoded(engine, said[start : start + size])
-
     def _answers(self, case: Case) -> list[list[int]]:
         """The tokens whose predictions are compared, of each answer."""
         if case.interview is not None:
@@ -208,48 +173,9 @@ class Comparing:
             return [self.results[BASELINE][case.key].token_ids[0][: self._positions]]
         return [list(case.tokens[max(1, len(case.tokens) - self._positions) :])]
 
-    def _decoded(self, engine: Engine, cases: Sequence[Case]) -> Iterator[tuple[str, Floats]]:
-        """The same, of the baseline's tokens as they are decoded one after the other."""
-        interviews: dict[str, Interview] = {}
-        talks: dict[str, Talk] = {}
-        for case in cases:
-            answers = self._answers(case)
-            if case.interview is not None:
-                interview = case.interview
-            elif case.max_tokens:
-                interview = recital(case.tokens, answers[0])
-            else:
-                interview = recital(case.tokens[: len(case.tokens) - len(answers[0])], answers[0])
-            interviews[case.key] = interview
-            talks[case.key] = Talk(interview, engine.eos, answers)
-        requests = [interview.request(key) for key, interview in interviews.items()]
-        drive(engine, requests, lambda output: None, talks)
-        for key, talk in talks.items():
-            found = [talk.predicted(n, engine.vocabulary) for n in range(len(talk.answers))]
-            yield key, np.concatenate(found)
-
-    def _forced(self, case: Case) -> Request:
-        """A request that scores the baseline's tokens where they are compared, as a prompt."""
-        (scored,) = self._answers(case)
-        tokens = [*case.tokens, *scored] if case.max_tokens else list(case.tokens)
-        return Request(
-            request_id=case.key,
-            prompt_token_ids=tokens,
-            params=SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=0),
-            detokenize=False,
-            score_from=len(tokens) - len(scored),
-        )
-
     def _check_space(self, cases: Sequence[Case], vocabulary: int) -> None:
         positions = sum(len(answer) for case in cases for answer in self._answers(case))
-        needed = positions * vocabulary * 4
-        free = shutil.disk_usage(self._directory).free
-        if needed > _DISK_SHARE * free:
-            raise ConfigError(
-                f"comparing needs {needed / 1e9:.1f} GB for the baseline's logits, and "
-                f"{self._directory.parent} has {free / 1e9:.1f} GB free; set TMPDIR to a larger "
-                "disk, or compare fewer items or positions."
-            )
+        check_space(self._directory, positions, vocabulary)
 
     def _add(self, entry: Entry) -> None:
         self._take(entry)
@@ -264,11 +190,13 @@ class Comparing:
             self.comparisons[entry.comparison.key] = entry.comparison
 
 
-@contextmanager
-def _watching(engine: Engine, rows: dict[str, list[Floats]]) -> Iterator[None]:
-    """Copy the logits of scored prompts into `rows` while this lasts."""
-    engine.on_scored = lambda request_id, logits: rows[request_id].append(logits.copy())
-    try:
-        yield
-    finally:
-        engine.on_scored = None
+def check_space(directory: Path, positions: int, vocabulary: int) -> None:
+    """Raise ConfigError unless the logits of so many positions fit into a directory."""
+    needed = positions * vocabulary * 4
+    free = shutil.disk_usage(directory).free
+    if needed > _DISK_SHARE * free:
+        raise ConfigError(
+            f"comparing needs {needed / 1e9:.1f} GB for the baseline's logits, and "
+            f"{directory.parent} has {free / 1e9:.1f} GB free; set TMPDIR to a larger disk, or "
+            "compare fewer items or positions."
+        )

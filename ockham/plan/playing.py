@@ -83,6 +83,8 @@ class Played(msgspec.Struct, kw_only=True):
     flops: int
     bytes_read: int
     """Of weights and state."""
+    held_bytes: int = 0
+    """Of weights, and of the state of the sequences that ran, at most."""
     joules: float | None = None
     """At a stated power; None where none was stated."""
 
@@ -184,7 +186,7 @@ class _Player:
         times = arrival_times(self._requests, rate, seed)
         before, steps = msgspec.structs.replace(engine.total), engine.scheduler.steps
         preempted, backend_s = engine.scheduler.preemptions, engine.backend_s
-        began, busy_s, real = clock(), 0.0, perf_counter()
+        began, busy_s, real, state_bytes = clock(), 0.0, perf_counter(), 0
         for number, (request, time_s) in enumerate(zip(self._requests, times, strict=True)):
             if request.after is None:
                 heapq.heappush(self._coming, (began + time_s, number))
@@ -198,6 +200,7 @@ class _Player:
                 clock.stepping(False)
                 self._told(deltas, began)
                 busy_s += clock() - started
+                state_bytes = max(state_bytes, _state_bytes(engine))
             elif self._coming:
                 clock.wait_until(self._coming[0][0])
         after, seconds = engine.total, clock() - began
@@ -215,6 +218,7 @@ class _Player:
             + after.state_read_bytes
             - before.weight_bytes
             - before.state_read_bytes,
+            held_bytes=engine.model.weight_bytes + state_bytes,
             joules=None if watts is None else watts * seconds,
         )
 
@@ -260,6 +264,15 @@ class _Player:
                 for number in self._next.get(delta.request_id, ()):
                     pause_s = self._requests[number].arrival_s if self._pauses else 0.0
                     heapq.heappush(self._coming, (now_s + pause_s, number))
+
+
+def _state_bytes(engine: Engine) -> int:
+    """Of the pages that sequences hold now; what is only kept for later ones can go."""
+    free, kept = engine.state.free_pages(), engine.scheduler.evictable()
+    return sum(
+        max(0, group.pages - f - k) * group.page_bytes
+        for group, f, k in zip(engine.state.groups, free, kept, strict=True)
+    )
 
 
 def seed_of(number: int) -> int:

@@ -14,9 +14,10 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.engine.engine import Engine
 from ockham.lab.cases import Case, task_cases
-from ockham.lab.comparison import Comparing, Entry, decodes
+from ockham.lab.comparison import Comparing, Entry
 from ockham.lab.difference import Difference, difference, distance, first_difference
 from ockham.lab.evaluate import Result
+from ockham.lab.forced import decodes
 from ockham.lab.tasks.shared import QUESTIONS
 from tests.helpers.tiny import tiny_llama
 

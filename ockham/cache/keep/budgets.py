@@ -61,6 +61,8 @@ class BudgetOptions(msgspec.Struct, forbid_unknown_fields=True):
     arXiv:2502.03805).
     """
 
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"budget": (0.25, 0.5)}
+
     budget: int | float = 0.25
     sinks: int = 4
     block: int = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ class DuoOptions(msgspec.Struct, forbid_unknown_fields=True):
     and its latest `window`. Cells are dropped whenever another `block` tokens are computed. `heads`
     is a directory that `ockham train keep` wrote; None for those that come with the built-in
     models."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"share": (0.25, 0.5)}
 
     heads: str | None = None
     share: float = 0.5

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -34,6 +35,8 @@ class KVzapOptions(msgspec.Struct, forbid_unknown_fields=True):
     or a `threshold`; the latest `window` and the first `sinks` stay in any case. Cells are dropped
     whenever another `block` tokens are computed. `heads` is a directory that `ockham train keep`
     wrote; None for those that come with the built-in models."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"share": (0.5, 0.75)}
 
     heads: str | None = None
     share: float = 0.5

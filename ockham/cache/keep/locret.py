@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -25,6 +26,8 @@ class LocretOptions(msgspec.Struct, forbid_unknown_fields=True):
     """Each head of each layer holds `budget` cells after each `block` tokens: the first `sinks`,
     the latest `window`, and those of the highest score. `heads` is a directory that `ockham train
     keep` wrote; None for those that come with the built-in models."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"budget": (512, 1024)}
 
     heads: str | None = None
     budget: int = 1024

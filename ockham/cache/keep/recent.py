@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -22,6 +23,8 @@ class RecentOptions(msgspec.Struct, forbid_unknown_fields=True):
     """The latest `window` cells stay, and the first `sinks`. Cells are dropped whenever another
     `block` tokens are computed, so that up to `block` more are held in between. From there on a
     prompt is computed in chunks of at most `block` rows."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"window": (256, 512, 1024)}
 
     window: int = 1024
     sinks: int = 4

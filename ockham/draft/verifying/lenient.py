@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -16,6 +17,8 @@ from ockham.core.sampling_params import SamplingParams
 
 class LenientOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`threshold` is the probability from which a drafted token stays."""
+
+    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"threshold": (0.05, 0.2, 0.5)}
 
     threshold: float = 0.05
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from itertools import combinations
 
 from ockham.core.errors import ConfigError
 from ockham.lab.evidence.compose import Cell
@@ -99,6 +101,40 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
         others = [f"`{name}`" for name in names if name != shared[0]]
         return f"`{shared[0]}` with any of " + ", ".join(others)
     return "; ".join(f"`{one}` with `{other}`" for one, other in pairs)
+
+
+def refused_of(page: str) -> list[tuple[str, str, str]]:
+    """The pairs of different seams that a page says cannot be together, in the order of their
+    names, with the reason. A technique that was refused beside every other one could not run on the
+    page's model at all, which says nothing of pairs."""
+    known = set(re.findall(r"`(.+?)`", page.partition("\n## What was paired\n")[2]))
+    table = page.partition("\n## Not together\n")[2].partition("\n## ")[0]
+    found: dict[tuple[str, str], str] = {}
+    for row in re.findall(r"(?m)^\| (.+) \| (.*`.*) \|$", table):
+        reason, which = row
+        names = re.findall(r"`(.+?)`", which)
+        if which.startswith("any two of "):
+            pairs = [*combinations(names, 2)]
+        elif " with any of " in which:
+            pairs = [(names[0], name) for name in names[1:]]
+        else:
+            pairs = list(zip(names[::2], names[1::2], strict=True))
+        found |= {(min(pair), max(pair)): reason for pair in pairs}
+    beside: dict[str, set[str]] = {}
+    for one, other in found:
+        beside.setdefault(one, set()).add(other)
+        beside.setdefault(other, set()).add(one)
+    alone = {name for name, others in beside.items() if others >= known - {name}}
+    return sorted(
+        (one, other, reason)
+        for (one, other), reason in found.items()
+        if not alone & {one, other} and one.partition("/")[0] != other.partition("/")[0]
+    )
+
+
+def refused_json(page: str) -> str:
+    """The same as a JSON list, a pair a line."""
+    return "[\n" + ",\n".join(json.dumps(pair) for pair in refused_of(page)) + "\n]\n"
 
 
 COUNTS = re.compile(r"(?<=Each of the )\d+ pairs of \d+(?= techniques)|\d+(?= pairs do\.)")
