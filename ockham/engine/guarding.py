@@ -56,8 +56,10 @@ MOST_SETTINGS = 400
 LENGTHS = ((1024, "short"), (8192, "medium"))
 """Prompts of fewer tokens than this, and what they are called; others are "long"."""
 
-_REASON = "guard"
+_REPORT = "guard"
 """Under this name a choice tells what was left out."""
+_TENANT = "\nguard"
+"""Whose turn the work is: nobody's credit is spent on it. No caller's name has a line end."""
 
 
 class _Technique(NamedTuple):
@@ -108,7 +110,8 @@ class Guard:
         self.watches = Watchlist(self._floors, config.guard, config.guard_rest_s, clock)
         self._random = Random(config.seed)
         self._open: dict[str, _Open] = {}
-        self._left_out: dict[str, list[str]] = {}
+        self._notes: dict[str, dict[str, list[str]]] = {}
+        """What a request is told with the end of each of its choices."""
         self._queue: deque[_Shadow] = deque()
         self._running: _Shadow | None = None
         self._recital: Recital | None = None
@@ -121,7 +124,7 @@ class Guard:
     def admit(self, request: Request) -> Request:
         """The request as it is to be served: without techniques that are switched off, and with a
         seed if its text is to be scored."""
-        if request.request_id in self._open or request.request_id in self._left_out:
+        if request.request_id in self._open or request.request_id in self._notes:
             return request  # the engine refuses a second one of its id
         try:
             techniques = self._techniques(request)
@@ -136,9 +139,7 @@ class Guard:
             return request
         admitted = watch.admit(self._random)
         if not admitted.served:
-            keys = [each.key for each in techniques]
-            self._left_out[request.request_id] = keys
-            return without_approximation(request, keys)
+            return self._leave_out(request, [each.key for each in techniques])
         params = request.params
         if searched or params.thinking_token_budget is not None or params.max_tokens == 0:
             self._apart += 1
@@ -162,7 +163,7 @@ class Guard:
     def forget(self, request_id: str) -> None:
         """A request was refused or given up, or something was said in the model's place."""
         self._open.pop(request_id, None)
-        self._left_out.pop(request_id, None)
+        self._notes.pop(request_id, None)
 
     def after(self, deltas: list[Delta]) -> list[Delta]:
         """What a step said that is not of the guard's own work; it says what was left out."""
@@ -175,7 +176,7 @@ class Guard:
             told.append(delta)
             if self._open and delta.request_id in self._open:
                 self._take(delta)
-            if self._left_out and delta.request_id in self._left_out:
+            if self._notes and delta.request_id in self._notes:
                 self._mark(delta)
         return told
 
@@ -254,6 +255,19 @@ class Guard:
                 found.append(_Technique(f"{seam}/{chosen.name}", chosen.described))
         return found
 
+    def _leave_out(self, request: Request, keys: list[str]) -> Request:
+        """The request as the exact model serves it. Where its whole state would not fit into the
+        pool, it gets what it asks for, and is told that this is under its floor."""
+        exact = without_approximation(request, keys)
+        engine = self._engine
+        try:
+            engine.limits.check_pool(exact, engine.techniques.keeping(exact))
+        except OckhamError:
+            self._notes[request.request_id] = {"under_floor": keys}
+            return request
+        self._notes[request.request_id] = {"left_out": keys}
+        return exact
+
     def _is_searched(self, request: Request) -> bool:
         """Whether a search says what becomes of a request's texts."""
         chosen = self._engine.techniques.of(request, "search")
@@ -300,6 +314,7 @@ class Guard:
                 orderly=False,
                 progress=False,
                 messages=None,
+                tenant=_TENANT,
             ),
             keys=of.keys,
             prompt=np.array(request.prompt_token_ids, np.int32),
@@ -318,10 +333,10 @@ class Guard:
     def _mark(self, delta: Delta) -> None:
         """Let the end of a choice tell what was left out."""
         if delta.finish_reason is not None:
-            told = {_REASON: {"left_out": self._left_out[delta.request_id]}}
+            told = {_REPORT: self._notes[delta.request_id]}
             delta.report = {**(delta.report or {}), **told}
         if delta.finished:
-            del self._left_out[delta.request_id]
+            del self._notes[delta.request_id]
 
     @property
     def _allowed_rows(self) -> float:

@@ -24,7 +24,7 @@ from ockham.core.sequential import Detector, Recovery
 log = logging.getLogger("ockham.engine")
 
 MOST_USES = 256
-"""Uses that are watched. What more there is, is served and not watched."""
+"""Uses that are watched. For another one the rarest goes: requests may ask for anything."""
 MOST_EVENTS = 64
 KL_CAP_NATS = 1.0
 """A divergence counts at most so much in the test (not in the sums): it must have a bound."""
@@ -177,12 +177,14 @@ class Watchlist:
         self.events: deque[GuardEvent] = deque(maxlen=MOST_EVENTS)
 
     def of(self, use: Use) -> Watch | None:
-        """The watch over a use; None where there are too many already."""
+        """The watch over a use; None where there are too many that are switched off."""
         found = self._watches.get(use)
-        if found is None and len(self._watches) < MOST_USES:
+        if found is None:
+            if len(self._watches) >= MOST_USES and not self._make_room():
+                return None
             found = Watch(use, self._floors, self._share, self._rest_s, self._clock)
             self._watches[use] = found
-        if found is not None and found.rested():
+        if found.rested():
             self.tell(found, "probation", f"it has rested; {PROBATION_SHARE:.1%} try it again")
         return found
 
@@ -216,6 +218,14 @@ class Watchlist:
                 reason=reason,
             )
         )
+
+    def _make_room(self) -> bool:
+        """Forget the use that is on and was asked for least often, if there is one; whether there
+        was."""
+        on = [use for use, watch in self._watches.items() if watch.state == "on"]
+        if on:
+            del self._watches[min(on, key=lambda use: self._watches[use].found.requests)]
+        return bool(on)
 
     def found(self) -> list[Guarded]:
         """What was found of each use so far."""

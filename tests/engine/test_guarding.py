@@ -316,7 +316,7 @@ def test_requests_that_end_early_leave_nothing(checkpoint: Path, planted: type[P
         service.idle.after(service.engine.step())
     assert service.found.queued == 1
     assert not service.guard._open
-    assert not service.guard._left_out
+    assert not service.guard._notes
 
 
 def test_techniques_that_requests_ask_for_are_watched_apart(checkpoint: Path) -> None:
@@ -437,3 +437,28 @@ def test_it_is_asked_as_the_cache_is(checkpoint: Path, planted: type[Planted]) -
     assert report.guard is not None
     assert report.guard.queued == 2
     assert service.idle.stats().guard == report.guard
+
+
+def test_what_fits_only_with_its_technique_is_served_with_it_and_told(checkpoint: Path) -> None:
+    """A long text whose state the pool cannot hold whole."""
+    page = 2 * 2 * 2 * 8 * 4 * 16  # K and V, layers, heads, head_dim, fp32, tokens
+    service = Service(
+        checkpoint,
+        keep="recent:window=48,sinks=4,block=16",
+        guard_floor="agreement>=0.97",
+        kv_cache_memory_bytes=10 * page,
+        max_num_batched_tokens=32,
+    )
+    for _ in range(40):
+        service.serve(service.asks(2, tokens=100, max_tokens=20))
+        service.rest()
+        if service.found.uses[0].state == "off":
+            break
+    assert service.found.uses[0].state == "off"
+    short, long = service.asks(1, tokens=100), service.asks(1, tokens=180)
+    said = service.serve(short + long)
+    told = {delta.request_id: delta.report for delta in said if delta.report}
+    assert told == {
+        short[0].request_id: {"guard": {"left_out": ["keep/recent"]}},
+        long[0].request_id: {"guard": {"under_floor": ["keep/recent"]}},
+    }

@@ -152,15 +152,34 @@ def test_texts_of_an_earlier_state_say_nothing_of_the_later_one(clock: Clock) ->
     assert watch.state == "probation"
 
 
-def test_uses_are_bounded_and_what_happens_is_told_once(clock: Clock) -> None:
+def test_uses_are_bounded_and_the_rarest_gives_way(clock: Clock) -> None:
+    watches, lot = Watchlist(FLOORS, 0.5, REST_S, clock), Random(0)
+    common = watches.of(USE)
+    assert common is not None
+    for _ in range(3):
+        common.admit(lot)
+    for number in range(3 * MOST_USES):
+        rare = watches.of(Use(("keep/short",), str(number), "chat, short"))
+        assert rare is not None
+        rare.admit(lot)
+    assert len(watches.found()) == MOST_USES
+    assert watches.of(USE) is common
+
+
+def test_what_is_switched_off_gives_way_to_nothing(clock: Clock) -> None:
     watches = Watchlist(FLOORS, 0.5, REST_S, clock)
     for number in range(MOST_USES):
-        assert watches.of(Use(("keep/short",), str(number), "chat, short")) is not None
+        watch = watches.of(Use(("keep/short",), str(number), "chat, short"))
+        assert watch is not None
+        fail(watch)
     assert watches.of(USE) is None
-    first = watches.of(Use(("keep/short",), "0", "chat, short"))
-    assert first is not None
-    watches.tell(first, "off", None)
+
+
+def test_what_happens_is_told_once(clock: Clock) -> None:
+    watches = Watchlist(FLOORS, 0.5, REST_S, clock)
+    watch = watches.of(USE)
+    assert watch is not None
+    watches.tell(watch, "off", None)
     assert not watches.events
-    watches.tell(first, "off", "agreement is under 0.97")
+    watches.tell(watch, "off", "agreement is under 0.97")
     assert [event.reason for event in watches.events] == ["agreement is under 0.97"]
-    assert len(watches.found()) == MOST_USES
