@@ -21,10 +21,14 @@ from ockham.core.logs import say
 from ockham.core.owned_files import check_output, write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ockham.core.config import EngineConfig
+    from ockham.core.rates import Rates
     from ockham.lab.workloads import Request
     from ockham.plan.floors import Floors
     from ockham.plan.log import Log
+    from ockham.plan.machines import Machine
     from ockham.plan.result import Plan
     from ockham.plan.space import Space
 
@@ -58,7 +62,8 @@ OFF = "off"
     "--rate",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Sessions that begin in a second, at random times. [default: the workload's own times]",
+    help="Sessions that begin in a second, at random times; with --machines, requests in a second. "
+    "[default: the workload's own times]",
 )
 @option(
     "--floor",
@@ -138,6 +143,23 @@ OFF = "off"
     help="In which default and chosen are timed in turns, at the end; 0 times nothing.",
 )
 @option(
+    "--machine",
+    "machine_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Plan for the machine that this file of `ockham doctor --json` describes; nothing is "
+    "timed then.",
+)
+@option(
+    "--machines",
+    "machine_prices",
+    default=None,
+    metavar="FILE:PRICE,...",
+    help="Find the cheapest mix of these machines, each with its price an hour, that serves --rate "
+    "under the latencies of --floor, with MODEL's settings as they are given.",
+)
+@option(
     "--beside",
     metavar="URL",
     default=None,
@@ -164,6 +186,8 @@ def plan(
     as_json: bool,
     explain: bool,
     rounds: int,
+    machine_file: Path | None,
+    machine_prices: str | None,
     beside: str | None,
     api_key: str | None,
     keep_plan: bool,
@@ -184,12 +208,18 @@ def plan(
             check_output(path, overwrite)
     seconds = _seconds(time_limit)
     _check_scipy()
-    floors, space = _floors(floor, base), _space(base, vary, also, floor)
-    chosen, _ = chosen_workload(workload, settings, 1000, base.seed)
+    floors = _floors(floor, base)
+    asked, _ = chosen_workload(workload, settings, 1000, base.seed)
+    asked = first_sessions(asked, requests)
+    if machine_prices is not None:
+        _mix(base, asked, floors, rate, machine_prices, machine_file, as_json)
+        return
+    machine = None if machine_file is None else _machine(machine_file)
+    space = _space(base, vary, also)
     made = _made(
         base,
         workload,
-        first_sessions(chosen, requests),
+        asked,
         floors,
         space,
         goal,
@@ -198,11 +228,12 @@ def plan(
         price=price,
         log_file=log_file,
         rounds=rounds,
+        machine=machine,
         beside=beside,
         api_key=api_key,
     )
     _write(made, output, page_file, overwrite)
-    if keep_plan and _same_settings(base):
+    if keep_plan and machine is None and _same_settings(base):
         from ockham.plan.keeping import keep
 
         keep(made, base.revision)
@@ -222,6 +253,7 @@ def _made(
     price: float,
     log_file: str | None,
     rounds: int,
+    machine: Machine | None,
     beside: str | None,
     api_key: str | None,
 ) -> Plan:
@@ -243,9 +275,10 @@ def _made(
         seed=base.seed,
         rate=rate,
         time_s=seconds,
-        machine=this_machine(),
-        rounds=rounds,
+        machine=this_machine() if machine is None else machine.name,
+        rounds=rounds if machine is None else 0,
     )
+    there = (lambda rates: rates) if machine is None else _rates_there(machine, base)
     try:
         return Planner(
             wanted,
@@ -257,7 +290,9 @@ def _made(
                 rate=rate,
                 seed=base.seed,
                 sources=lambda config: RateSource(config, log, this_machine()),
+                there=there,
                 hourly=price,
+                memory_bytes=None if machine is None else machine.memory_bytes,
             ),
             tell=say,
             wait=(lambda: None) if watched is None else watched.wait,
@@ -266,6 +301,61 @@ def _made(
         log.close()
         if watched is not None:
             watched.close()
+
+
+def _machine(path: Path) -> Machine:
+    from ockham.plan.machines import read_machine
+
+    return read_machine(path)
+
+
+def _rates_there(machine: Machine, base: EngineConfig) -> Callable[[Rates], Rates]:
+    """Makes this machine's rates those of another."""
+    from ockham.cli.machine import measure_limits
+    from ockham.plan.machines import arithmetic_of_model, rates_on
+
+    arithmetic = arithmetic_of_model(base)
+    one_thread_flops_per_s = measure_limits(1).fp32_flops_per_s
+    return lambda rates: rates_on(machine, rates, arithmetic, one_thread_flops_per_s)
+
+
+def _mix(
+    base: EngineConfig,
+    requests: list[Request],
+    floors: Floors,
+    rate: float | None,
+    prices: str,
+    machine_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell the cheapest mix of machines."""
+    import msgspec
+
+    from ockham.cli.machine import measure_limits
+    from ockham.plan.machines import cheapest_mix, parse_machines
+    from ockham.plan.simulation import measured_rates, prompted
+
+    if machine_file is not None:
+        raise ConfigError("--machine plans for one machine, --machines for a mix; give one.")
+    if rate is None:
+        raise ConfigError("--machines serve a load: give its requests in a second with --rate.")
+    target = {floor.metric.replace("e2e", "end"): floor.value for floor in floors.every}
+    machines = parse_machines(prices)
+    mix = cheapest_mix(
+        base,
+        machines,
+        prompted(base, requests),
+        rate,
+        target,
+        rates=measured_rates(base),
+        one_thread_flops_per_s=measure_limits(1).fp32_flops_per_s,
+        seed=base.seed,
+    )
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(mix), indent=2))
+        return
+    for line in mix.lines():
+        click.echo(line)
 
 
 def first_sessions(requests: list[Request], most: int) -> list[Request]:
@@ -313,7 +403,7 @@ def _floors(text: str, base: EngineConfig) -> Floors:
     return floors
 
 
-def _space(base: EngineConfig, vary: str | None, also: tuple[str, ...], floor: str) -> Space:
+def _space(base: EngineConfig, vary: str | None, also: tuple[str, ...]) -> Space:
     from ockham.kernels.cores import allowed_cores
     from ockham.plan.space import space_of
 

@@ -35,8 +35,9 @@ class Costs:
 
     `rate` is the mean number of sessions that begin in a second; None takes the requests' own
     times. `answers` are what the exact configuration says, by request: drafts are accepted by them.
-    `sources` gives the rates for a configuration's number of threads. `hourly` is the price of an
-    hour of the machine.
+    `sources` gives the rates of this machine for a configuration's number of threads, and `there`
+    makes of them those of the machine that is planned for, which has `memory_bytes` (None: what is
+    free here). `hourly` is the price of an hour of it.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Costs:
         rate: float | None = None,
         seed: int = 0,
         sources: Callable[[EngineConfig], RateSource],
+        there: Callable[[Rates], Rates] = lambda rates: rates,
         hourly: float = 1.0,
         memory_bytes: int | None = None,
     ) -> None:
         self.base, self.requests, self.answers = base, requests, answers
         self._rate, self._seed, self._hourly = rate, seed, hourly
-        self._make_source = sources
+        self._make_source, self._there = sources, there
         self._memory_bytes = memory_bytes
         self._sources: dict[int | None, RateSource] = {}
 
@@ -118,7 +120,7 @@ class Costs:
         if config.kv_cache_dtype != self.base.kv_cache_dtype:
             attention = source.attention(config.kv_cache_dtype)
             rates = dataclasses.replace(rates, attention=attention)
-        return rates
+        return self._there(rates)
 
     def _products(self, config: EngineConfig, source: RateSource) -> dict[str, ProductRate]:
         """The rates of every format that the model of a configuration has."""

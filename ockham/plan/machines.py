@@ -451,7 +451,7 @@ def require_solver() -> None:
     if importlib.util.find_spec("scipy") is None:
         raise ConfigError(
             "a mix of machines needs scipy, which serving does not; install it with "
-            "pip install 'ockham[compress]'."
+            "pip install 'ockham[plan]'."
         )
 
 

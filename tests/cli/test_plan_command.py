@@ -1,0 +1,111 @@
+"""`ockham plan`: what it refuses, with which words, and one plan from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ockham.cli.main import cli
+from ockham.cli.plan import first_sessions
+from ockham.lab.workloads import Request, make_workload
+from tests.helpers.tiny import tiny_llama
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli, ["plan", *args])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_llama(tmp_path_factory.mktemp("model") / "tiny", tokenizer=True))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--workload", "chats"), "neither a workload"),
+        (("--workload", "chat", "--floor", "kl>=1"), "kl<=VALUE"),
+        (("--workload", "chat", "--floor", "klx<=1"), "no metric"),
+        (("--workload", "chat", "--floor", "ttft_p50<=2,ttft_p95<=1"), "contradict"),
+        (("--workload", "chat", "--time", "soon"), "no duration"),
+        (("--workload", "chat", "--time", "0"), "must be positive"),
+        (("--workload", "chat", "--vary", "colour"), "does not vary 'colour'"),
+        (("--workload", "chat", "--also", "keep"), "SETTING=VALUE"),
+        (("--workload", "chat", "--also", "keep=nothing"), "no keep called 'nothing'"),
+        (("--workload", "chat", "--set", "turns=0"), "at least 1"),
+        (("--workload", "chat", "--machines", "a.json:1"), "--rate"),
+        (("--workload", "chat", "--machines", "a.json", "--rate", "1"), "a price for an hour"),
+        (("--workload", "chat", "--machine", "none.json"), "cannot be read"),
+        (("--workload", "chat", "--beside", "http://127.0.0.1:9"), "does not say whether"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    model: str, args: tuple[str, ...], said: str
+) -> None:
+    result = call(model, *args)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_machine_of_another_version_is_refused(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"ockham": "0.0.1", "limits": []}))
+    result = call(model, "--workload", "chat", "--machine", str(path))
+    assert result.exit_code == 2
+    assert "written by Ockham 0.0.1" in result.output
+
+
+def test_a_file_is_not_replaced_unless_asked(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("mine")
+    result = call(model, "--workload", "chat", "-o", str(path))
+    assert result.exit_code == 2
+    assert path.read_text() == "mine"
+
+
+def test_a_plan_is_written_told_and_taken(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCKHAM_CACHE", str(tmp_path))
+    workload = tmp_path / "mine.jsonl"
+    lines = [
+        {"id": f"r{n}", "prompt": f"def f{n}(x): return x + {n}", "max_tokens": 4}
+        for n in range(20)
+    ]
+    workload.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    yaml_file, page_file = tmp_path / "plan.yaml", tmp_path / "plan.html"
+    result = call(
+        model,
+        *("--workload", str(workload), "--floor", "kl<=0.5", "--minimise", "bytes"),
+        *("--vary", "kv_cache_dtype", "--threads", "1", "--rounds", "0", "--explain"),
+        *("-o", str(yaml_file), "--html", str(page_file)),
+    )
+    assert result.exit_code == 0, result.output
+    assert "chosen: kv_cache_dtype=" in result.stdout
+    assert "kv-cache-dtype: " in yaml_file.read_text()
+    assert "<svg" in page_file.read_text()
+    assert (tmp_path / "plans/log.jsonl").exists()
+    taken = CliRunner().invoke(
+        cli, ["run", model, "--raw", "-p", "def", "-n", "2", "--auto", "--threads", "1"]
+    )
+    assert taken.exit_code == 0, taken.output
+    assert "--auto: the plan of" in taken.stderr
+
+
+def test_requests_are_whole_sessions() -> None:
+    requests = make_workload("chat", {"sessions": 5, "turns": 4}).requests(0)
+    assert [r.id for r in first_sessions(requests, 9)] == [r.id for r in requests[:8]]
+    assert len(first_sessions(requests, 1)) == 4  # one session at least
+    assert first_sessions(requests, 99) == requests
+    alone = [Request(id=str(n), prompt="a", max_tokens=1) for n in range(4)]
+    assert len(first_sessions(alone, 3)) == 3
+
+
+def test_auto_is_refused_for_several_models(model: str) -> None:
+    result = CliRunner().invoke(cli, ["serve", model, "lab", "--auto"])
+    assert result.exit_code == 2
+    assert "--auto takes the plan of one model" in result.output
