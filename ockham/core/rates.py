@@ -12,6 +12,7 @@ steps that are to be predicted.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ class AttentionRate:
     cell_s: float
     key_s: float
     stream: float
+    run_s: float = 0.0
+    """Of the rows of one sequence in one layer, however few keys they see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class Rates:
     that read nothing: what is read takes the caches."""
     drawn_s: float = 0.0
     """Of a logit that is looked at to draw a token by a temperature."""
+    resident_bytes_per_s: float = math.inf
+    """Of reading again and again as many bytes as the model's weights take, where these fit into
+    half of the last cache: what other programs leave of it."""
     cache_bytes: int = 0
     """Of the last cache: weights that fit into half of it are not read from memory again."""
 
@@ -101,6 +107,7 @@ class Rates:
             self,
             flops_per_s=flops_per_s,
             read_bytes_per_s=read_bytes_per_s,
+            resident_bytes_per_s=self.resident_bytes_per_s * speed,
             products={
                 name: replace(
                     rate,
@@ -113,6 +120,7 @@ class Rates:
                 self.attention,
                 cell_s=self.attention.cell_s / speed,
                 key_s=self.attention.key_s / speed,
+                run_s=self.attention.run_s / speed,
             ),
             loop_s=self.loop_s / speed,
             gate_value_s=self.gate_value_s / speed,
@@ -218,7 +226,10 @@ def _product_seconds(product: ProductCost, rates: Rates, rows: int, cached: bool
         rows_of_each = rows * product.experts_per_row / matrices
     rate = rates.products[product.format]
     compute_s = product.weights * rate.weight_seconds(rows_of_each)
-    read_s = 0.0 if cached else product.nbytes / (rates.read_bytes_per_s * rate.stream)
+    if cached:  # the probe of the arithmetic read its matrix from the cache too
+        resident_s = product.nbytes / rates.resident_bytes_per_s
+        return product.count * matrices * max(compute_s, resident_s)
+    read_s = product.nbytes / (rates.read_bytes_per_s * rate.stream)
     longer, shorter = max(compute_s, read_s), min(compute_s, read_s)
     if longer <= 0.0:  # probed while other programs took the cores
         return 0.0
@@ -247,7 +258,7 @@ def _attention_seconds(cost: ModelCost, rates: Rates, parts: Sequence[Part]) -> 
             looked_at = keys_seen(first, rows, group.window)
             if rows > 1 and group.window is None:
                 looked_at += keys_to_block_ends(first, rows)
-            compute_s = group.layers * (cells * rate.cell_s + looked_at * rate.key_s)
+            compute_s = group.layers * (cells * rate.cell_s + looked_at * rate.key_s + rate.run_s)
             read_s = cells * group.cell_bytes / (rates.read_bytes_per_s * rate.stream)
             seconds += compute_s if cached else max(compute_s, read_s)
     return seconds

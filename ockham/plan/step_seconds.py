@@ -116,14 +116,23 @@ class StepPredictor:
                 _leave_out(group, step, firsts, rows, window, cost.kv_heads, keys, cells)
             if number in left_out:
                 _choose(left_out[number], rows, firsts, cost.kv_heads, keys, cells)
-            compute_s = cells * rate.cell_s + keys * rate.key_s
+            compute_s = cells * rate.cell_s + keys * rate.key_s + cost.layers * rate.run_s
             nbytes = cells * (cost.cell_bytes / cost.layers)
-            if state_fits_cache(self._cost, self._rates, float(nbytes.sum())):
-                seconds += float(compute_s.sum())
-                continue
             read_s = nbytes / (read_bytes_per_s * rate.stream)
+            if (read_s > compute_s).any():  # what several sequences read comes from memory once
+                distinct = _distinct_share(group)
+                read_s *= distinct
+                if state_fits_cache(self._cost, self._rates, float(nbytes.sum()) * distinct):
+                    read_s[:] = 0.0
             seconds += float(np.maximum(compute_s, read_s).sum())
         return seconds
+
+
+def _distinct_share(group: GroupRows) -> float:
+    """Of the pages that the sequences of a step read, the share that is left if each counts
+    once."""
+    pages = group.tables.pages[group.tables.pages >= 0]
+    return len(np.unique(pages)) / max(1, len(pages))
 
 
 def foretold(step: Step, cost: ModelCost) -> dict[int, Longs]:

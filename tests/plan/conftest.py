@@ -17,7 +17,7 @@ def rates() -> Rates:
         flops_per_s=1e11,
         read_bytes_per_s=2e10,
         products=dict.fromkeys(("bf16", "fp32", "int8", "int4"), PRODUCT),
-        attention=AttentionRate(cell_s=5e-9, key_s=1e-8, stream=0.8),
+        attention=AttentionRate(cell_s=5e-9, key_s=1e-8, stream=0.8, run_s=1e-6),
         loop_s=1e-6,
         gate_value_s=1e-10,
         rotation_value_s=1e-10,

@@ -69,14 +69,16 @@ def attention_case(
     rows: int,
     keys: int,
     *,
-    cold: bool = True,
+    spread_bytes: int | None = None,
 ) -> Case | None:
     """`rows` rows of each of some sequences of `keys` keys; None if they take too much memory. A
-    single row's keys are `cold`, in no cache, unless that is not wanted."""
+    single row is timed in layer after layer, whose keys and values take `spread_bytes` together: by
+    default more than caches hold."""
     heads, kv_heads, head_dim, _, _, window = shape
     cell_bytes = StateSpec.attention(kv_heads, head_dim, state_dtype).nbytes
     held = sequences * keys * cell_bytes
-    layers = min(MOST_LAYERS, -(-COLD_BYTES // held)) if rows == 1 and cold else 1
+    spread_bytes = COLD_BYTES if spread_bytes is None else spread_bytes
+    layers = min(MOST_LAYERS, max(1, -(-spread_bytes // held))) if rows == 1 else 1
     if layers * held > MOST_BYTES:
         return None
     timing = _Timing(shape, state_dtype, limits, layers, sequences, rows, keys)

@@ -15,6 +15,7 @@ COLD_BYTES = 192 << 20
 """More than the caches hold: what was read so many bytes ago comes from memory again."""
 
 BURST_BYTES = 16 << 20
+LEAST_BYTES = 1 << 20
 BURSTS = 3
 ARITHMETIC_S = 0.0005
 
@@ -39,6 +40,13 @@ class Limits:
             self._next = (self._next + BURST_BYTES) % COLD_BYTES
             rates.append(core.read_rate(self.pool, self.isa, part))
         return rates
+
+    def resident_rates(self, nbytes: int) -> list[float]:
+        """Bytes per second of reading the same memory again and again, at least a part that takes
+        long enough to be timed."""
+        part = self._memory[: min(max(nbytes, LEAST_BYTES), COLD_BYTES)]
+        rates = [core.read_rate(self.pool, self.isa, part) for _ in range(2 * BURSTS)]
+        return rates[BURSTS:]
 
     def read_burst(self) -> None:
         """Read some memory that was not read for long, so that it takes the caches' room."""
