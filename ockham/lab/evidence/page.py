@@ -105,6 +105,9 @@ BESIDE = "## On {model}"
 """The heading of what was measured on another model than the lab's."""
 
 
+NOT_YET = "not yet: the same command goes on with them"
+
+
 def write_beside(path: Path, order: Sequence[Recipe], measured: Sequence[Measured]) -> None:
     """Write into a page that there is what was measured on another model, beside what stands there:
     in each section, and in a table of all. What it said of that model before is replaced. Raises
@@ -178,6 +181,14 @@ def _beside_table(
     for each in rows:
         if each.skipped and recipes[each.key].measure is not None:
             reasons.setdefault(each.skipped, []).append(f"`{_title(recipes[each.key])}`")
+    known = {each.key for each in rows}
+    left = [
+        f"`{_title(recipe)}`"
+        for key, recipe in recipes.items()
+        if recipe.measure is not None and key not in known
+    ]
+    if left:
+        reasons[NOT_YET] = left
     if reasons:
         parts.append("Not measured on this model:\n\n| techniques | why |\n|---|---|")
         parts[-1] += "".join(f"\n| {', '.join(n)} | {why} |" for why, n in reasons.items()) + "\n"

@@ -3,6 +3,7 @@ technique pays there."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,7 @@ def test_rows_of_another_model_stand_beside_the_lab_s(tmp_path: Path) -> None:
     assert "| half for nothing | saves 75% of the pages held |" in lines[0]
     assert lines[0].endswith("| does not pay: it loses answers, 20% of them or more |")
     assert "| `drafter/medusa` | no heads |" in top
+    assert re.search(r"(?m)^\| .*`keep/snapkv`.* \| not yet: the same command goes on", top)
     section = once.partition("\n### `keep/recent`\n")[2].partition("\n### ")[0]
     assert "| verdict |" in section.partition("| mine: pages held | 200 without, 50 with |")[0]
     assert "| mine: answers right | 50.0% without, 20.0% with (-40 to -20 points) |" in section
