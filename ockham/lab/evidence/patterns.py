@@ -30,7 +30,7 @@ from ockham.lab.tasks import TASKS
 from ockham.lab.tasks.suites import LAB
 
 QUESTIONS = 10
-"""Of each level."""
+"""Of each level, or as many as the suite has time for."""
 WATCHED = 4
 """Other questions, by whose attention heads are chosen."""
 SINKS, WINDOW = 1, 2
@@ -153,7 +153,7 @@ def asked(
     asks = make_asks({f"pattern/{name}": numbers})
     queries = [
         query(q.tokens, q.max_tokens, asks, q.score)
-        for q in questions(bench, engine, bench.seed, QUESTIONS)
+        for q in questions(bench, engine, bench.seed, min(QUESTIONS, bench.suite.contexts))
     ]
     scores: dict[bool, list[float]] = {}
 

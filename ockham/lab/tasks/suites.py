@@ -29,7 +29,7 @@ class Suite:
     compared: int
     """Items of each text that distributions are compared on at most: larger models take longer."""
     contexts: int
-    """Of each of two kinds, about which several questions are asked."""
+    """Of each of two kinds or lengths that questions are asked about."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
