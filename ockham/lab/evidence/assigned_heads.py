@@ -60,7 +60,8 @@ def _setting(bench: Bench, texts: Sequence[Sequence[int]], directory: str) -> st
 def minference(bench: Bench) -> Row:
     """One key's word among hundreds, of which each head of the prompt's blocks visits a share that
     other such questions gave it."""
-    others = questions(bench, bench.engine(), bench.seed + 1, CALIBRATED_ON)
+    levels = bench.suite.needle_levels[-1:]
+    others = questions(bench, bench.engine(), bench.seed + 1, CALIBRATED_ON, levels)
     with TemporaryDirectory() as directory:
         pattern = _setting(bench, [query.tokens for query in others], directory)
         return asked(

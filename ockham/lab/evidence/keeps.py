@@ -11,7 +11,14 @@ from ockham.core.registry import make_asks
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, watched
-from ockham.lab.evidence.later_questions import QUESTIONS, conversations, note, score
+from ockham.lab.evidence.later_questions import (
+    QUESTIONS,
+    Answers,
+    Conversation,
+    conversations,
+    note,
+    score,
+)
 from ockham.lab.evidence.patterns import attention_flops, questions
 from ockham.lab.evidence.recipe import TRAINED, evidence
 from ockham.lab.evidence.row import Fidelity, Row
@@ -121,7 +128,7 @@ def _most_pages(engine: Engine, wanted: list[Request], sliding: tuple[int, ...])
 def recent(bench: Bench) -> Row:
     """Long texts that are read and continued, of which a window and four sinks stay."""
     engine = bench.engine(max_num_batched_tokens=BUDGET)
-    return _continued(
+    row = _continued(
         bench,
         engine,
         "recent",
@@ -129,6 +136,10 @@ def recent(bench: Bench) -> Row:
         f"of all of which the first {SINKS} and the latest {WINDOW} stay",
         STREAMING,
     )
+    asked = conversations(bench, engine)
+    note(row, _whole(bench, engine, asked), _latest(bench, engine, asked))
+    row.what += f"; questions with {SHARE:.0%} of the cells"
+    return row
 
 
 @evidence("keep", "snapkv")
@@ -161,6 +172,21 @@ def ems(bench: Bench) -> Row:
     return _budgeted(bench, "ems", {}, EMS)
 
 
+def _whole(bench: Bench, engine: Engine, asked: list[Conversation]) -> Answers:
+    """What is answered with all cells: every rule is compared with it."""
+    return bench.once(f"whole {engine.config!r}", lambda: score(engine, asked, None))
+
+
+def _latest(bench: Bench, engine: Engine, asked: list[Conversation]) -> Answers:
+    """What is answered with the first cells and the latest: a share of all."""
+
+    def latest(tokens: int) -> dict[str, object]:
+        window = int(SHARE * tokens) - SINKS
+        return {"keep/recent": {"window": window, "sinks": SINKS, "block": BLOCK}}
+
+    return bench.once(f"latest {engine.config!r}", lambda: score(engine, asked, latest))
+
+
 def _budgeted(
     bench: Bench,
     name: str,
@@ -175,18 +201,13 @@ def _budgeted(
     kept = f"with {SINKS + WINDOW} cells of each head, chosen every {BLOCK} tokens"
     row = _continued(bench, engine, name, ask, kept, claim)
     asked = conversations(bench, engine)
-    known = f"later questions {engine.config!r}"  # what every rule is compared with
-    whole = bench.once(known, lambda: score(engine, asked, None))
+    whole = _whole(bench, engine, asked)
 
     def budget(tokens: int, **more: object) -> dict[str, object]:
         return {f"keep/{name}": {**settings, **more, "budget": SHARE, "until": tokens}}
 
-    def latest(tokens: int) -> dict[str, object]:
-        window = int(SHARE * tokens) - SINKS
-        return {"keep/recent": {"window": window, "sinks": SINKS, "block": BLOCK}}
-
     by_rule = score(engine, asked, budget)
-    by_recent = bench.once(f"{known} recent", lambda: score(engine, asked, latest))
+    by_recent = _latest(bench, engine, asked)
     note(row, whole, by_rule)
     recent_first, recent_later = by_recent.shares
     row.what += (

@@ -182,13 +182,9 @@ def _beside_table(
         if each.skipped and recipes[each.key].measure is not None:
             reasons.setdefault(each.skipped, []).append(f"`{_title(recipes[each.key])}`")
     known = {each.key for each in rows}
-    left = [
-        f"`{_title(recipe)}`"
-        for key, recipe in recipes.items()
-        if recipe.measure is not None and key not in known
-    ]
-    if left:
-        reasons[NOT_YET] = left
+    for key, recipe in recipes.items():
+        if recipe.measure is not None and key not in known:
+            reasons.setdefault(recipe.only_lab or NOT_YET, []).append(f"`{_title(recipe)}`")
     if reasons:
         parts.append("Not measured on this model:\n\n| techniques | why |\n|---|---|")
         parts[-1] += "".join(f"\n| {', '.join(n)} | {why} |" for why, n in reasons.items()) + "\n"

@@ -39,4 +39,6 @@ def worth(row: Row) -> str:
         return f"does not pay: {changed:.0%} of the likeliest tokens change"
     if row.perplexity is not None and row.perplexity[1] > 1.05 * row.perplexity[0]:
         return "does not pay: perplexity rises by more than 5%"
+    if row.fidelity is None and row.perplexity is None:
+        return "undecided: what it changes was not compared"
     return "pays: little changes"

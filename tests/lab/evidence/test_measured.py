@@ -59,7 +59,11 @@ def test_answers_are_compared_question_by_question() -> None:
 @pytest.mark.parametrize(
     ("facts", "verdict"),
     [
-        ({}, "pays: little changes"),
+        ({}, "undecided: what it changes was not compared"),
+        (
+            {"fidelity": Fidelity(agreement=0.95, kl_mean=0.1, kl_p99=1.0, positions=9)},
+            "pays: little changes",
+        ),
         ({"with_": 199.0}, "does not pay: it saves nothing here"),
         (
             {"scores": (0.5, 0.5), "score_interval": (-0.05, 0.05)},
