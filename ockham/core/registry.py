@@ -74,7 +74,8 @@ class Seam(msgspec.Struct, frozen=True):
     (a request asks for one, or the engine cannot choose one yet). `several` says whether it may
     name more than one. A request may ask for one technique of a seam that is `asked`; where it is
     `offered` too, the setting says which one, and it applies to nobody who does not ask. Techniques
-    that are not exact, at a seam that `alters_state`, leave other state than the model alone."""
+    that are not exact, at a seam that `alters_state`, leave other state than the model alone; at
+    one that `chooses`, they take other tokens, and how likely the model finds each stays."""
 
     package: str
     setting: str | None = None
@@ -82,6 +83,7 @@ class Seam(msgspec.Struct, frozen=True):
     asked: bool = False
     offered: bool = False
     alters_state: bool = False
+    chooses: bool = False
 
 
 SEAMS = {
@@ -92,10 +94,10 @@ SEAMS = {
     "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
     "pattern": Seam("ockham.attention", "attention_pattern", asked=True, alters_state=True),
     "drafter": Seam("ockham.draft", "speculative_config", several=True),
-    "verifier": Seam("ockham.draft.verifying", "verifier", asked=True),
+    "verifier": Seam("ockham.draft.verifying", "verifier", asked=True, chooses=True),
     "gate": Seam("ockham.gate", "gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
-    "search": Seam("ockham.search", "search", asked=True),
+    "search": Seam("ockham.search", "search", asked=True, chooses=True),
     "adapter": Seam("ockham.adapt", "adapter", asked=True, offered=True, alters_state=True),
     "placement": Seam("ockham.place"),
 }

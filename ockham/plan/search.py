@@ -47,6 +47,10 @@ LEAST_CASES = 8
 
 TIMED = 2
 """Runs of a change alone, and of the default beside it."""
+UNSEEN = (
+    "it takes other tokens, which divergences and agreement at given tokens do not see; state "
+    "floors of tasks alone to have it tried"
+)
 OUT_OF_TIME = "the time was up"
 
 Predict = Callable[[Point], Figures]
@@ -192,6 +196,10 @@ class Searching:
                 found.left_out[str(single)] = "the time was up before it was predicted"
                 found.ended = OUT_OF_TIME
                 continue
+            (change,) = single.changes
+            if self.space.choice(*change).chooses and not self._seen_by_tasks:
+                found.left_out[str(single)] = UNSEEN
+                continue
             figures = self.figures_of(single)
             if figures is None:
                 found.left_out[str(single)] = self.refused[single]
@@ -226,6 +234,11 @@ class Searching:
             expected = default[self.goal] * share
             pool.append(Candidate(point, expected, expected))
         return pool
+
+    @property
+    def _seen_by_tasks(self) -> bool:
+        """Whether what takes other tokens is judged: by scores of tasks alone."""
+        return bool(self.floors.scores) and not self.floors.distances
 
     # -- promises ------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.rates import Rates
+from ockham.core.registry import find, name_of
 from ockham.core.seams import Drafter
 from ockham.engine.engine import Engine
 from ockham.kernels.backends import find_backend
@@ -179,6 +180,12 @@ def _check(config: EngineConfig) -> None:
                 f"{name} works beside the engine's steps, which a simulation leaves alone; leave "
                 "it out, and measure what it is worth."
             )
+    if not find("verifier", name_of(config.verifier)).exact:
+        raise ConfigError(
+            f"the verifier {name_of(config.verifier)!r} accepts drafts by the model's own "
+            "probabilities, which a simulation does not know; leave it out, and measure what it is "
+            "worth."
+        )
 
 
 def _check_drafters(engine: Engine) -> None:

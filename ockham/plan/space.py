@@ -36,6 +36,13 @@ class Choice(msgspec.Struct, frozen=True):
     exact: bool
     technique: str | None = None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it takes other tokens and leaves distributions as they are: what a divergence
+        between distributions does not see."""
+        seam = (self.technique or "").partition("/")[0]
+        return not self.exact and seam in SEAMS and SEAMS[seam].chooses
+
 
 class Point(msgspec.Struct, frozen=True, order=True):
     """A configuration: what it changes of the one that a plan begins with, by setting's name."""

@@ -232,6 +232,19 @@ def test_what_cannot_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
     assert found.holding[0].point == Point()
 
 
+def test_what_a_divergence_does_not_see_is_not_chosen_under_one(tmp_path: Path) -> None:
+    """A verifier takes other tokens, and leaves the distributions as they are."""
+    choice = Choice("verifier", "lenient", False, "verifier/lenient")
+    space = Space({"verifier": (choice,)}, {})
+    assert choice.chooses
+    assert not Choice("keep", "recent", False, "keep/recent").chooses
+    world = World(0, space)
+    world.cost["verifier", "lenient"] = 0.5
+    found = searching(world, space, parse_floors("kl<=9", []), tmp_path).run()
+    assert found.holding[0].point == Point()
+    assert "takes other tokens" in found.left_out["verifier=lenient"]
+
+
 def test_predictions_are_corrected_by_what_is_measured(tmp_path: Path) -> None:
     """One setting is predicted to take half and takes all: the other one is chosen."""
     space = space_of({"max_num_seqs": 2})
