@@ -46,6 +46,7 @@ class A2ats:
     a2ats`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes",)
     name: ClassVar[str] = "a2ats"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[A2atsOptions]] = A2atsOptions

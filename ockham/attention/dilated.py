@@ -57,6 +57,7 @@ class Dilated:
     dilated`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes", "attention")
     name: ClassVar[str] = "dilated"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = DilatedOptions

@@ -17,6 +17,7 @@ class Full:
     A request asks for it where the engine's setting names another pattern.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "full"
     Ask: ClassVar[type[PlainAsk]] = PlainAsk
 

@@ -96,6 +96,7 @@ class MInference:
     minference`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("attention",)
     name: ClassVar[str] = "minference"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = MInferenceOptions

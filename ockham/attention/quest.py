@@ -38,6 +38,7 @@ class Quest:
     `ockham techniques measure quest`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes",)
     name: ClassVar[str] = "quest"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[QuestOptions]] = QuestOptions

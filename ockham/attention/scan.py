@@ -55,6 +55,7 @@ class Scan:
     is shared with everybody. Measured by `ockham techniques measure scan`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes",)
     name: ClassVar[str] = "scan"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[ScanOptions]] = ScanOptions

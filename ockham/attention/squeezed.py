@@ -108,6 +108,7 @@ class Squeezed:
     prefix, and all who ask about it share it. Measured by `ockham techniques measure squeezed`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes",)
     name: ClassVar[str] = "squeezed"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[SqueezedOptions]] = SqueezedOptions

@@ -69,6 +69,7 @@ class Streaming:
     nothing else. Measured by `ockham techniques measure streaming`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes", "attention")
     name: ClassVar[str] = "streaming"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = StreamingOptions

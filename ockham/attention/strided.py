@@ -60,6 +60,7 @@ class Strided:
     `ockham techniques measure strided`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes", "attention")
     name: ClassVar[str] = "strided"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = StridedOptions

@@ -71,6 +71,7 @@ class Triangle:
     else's. Measured by `ockham techniques measure triangle`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("attention",)
     name: ClassVar[str] = "triangle"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = TriangleOptions

@@ -72,6 +72,7 @@ class XAttention:
     `ockham techniques measure xattention`.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("attention",)
     name: ClassVar[str] = "xattention"
     shares: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = XAttentionOptions

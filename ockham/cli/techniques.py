@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.advise import advise
 from ockham.cli.command import Command, Group
 from ockham.cli.options import engine_config, engine_options, option
 from ockham.cli.search_costs import budget, price
@@ -47,6 +48,7 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
                 "exact": technique.exact,
                 "summary": technique.summary,
                 "books": list(technique.books),
+                "saves": list(technique.saves),
                 "paper": technique.paper,
             }
             for technique in found
@@ -424,6 +426,7 @@ def pipelines(
         write_output(out, best + b"\n", overwrite=overwrite)
 
 
+techniques.add_command(advise)
 techniques.add_command(budget)
 techniques.add_command(price)
 

@@ -63,6 +63,12 @@ class Technique(msgspec.Struct, frozen=True):
         return tuple(by_options.values())
 
     @property
+    def saves(self) -> tuple[str, ...]:
+        """What it saves, of `SAVINGS`: what its class says, else what its seam's techniques do."""
+        said: tuple[str, ...] = getattr(self.cls, "saves", SEAMS[self.seam].saves or ())
+        return said
+
+    @property
     def ask(self) -> type[Ask] | None:
         """What a request may ask of it; None if it is not asked by requests."""
         return getattr(self.cls, "Ask", None)
@@ -75,7 +81,8 @@ class Seam(msgspec.Struct, frozen=True):
     name more than one. A request may ask for one technique of a seam that is `asked`; where it is
     `offered` too, the setting says which one, and it applies to nobody who does not ask. Techniques
     that are not exact, at a seam that `alters_state`, leave other state than the model alone; at
-    one that `chooses`, they take other tokens, and how likely the model finds each stays."""
+    one that `chooses`, they take other tokens, and how likely the model finds each stays. `saves`
+    is what its techniques save that do not say it themselves; None where each must."""
 
     package: str
     setting: str | None = None
@@ -84,21 +91,47 @@ class Seam(msgspec.Struct, frozen=True):
     offered: bool = False
     alters_state: bool = False
     chooses: bool = False
+    saves: tuple[str, ...] | None = None
 
+
+SAVINGS = {
+    "weight bytes": "bytes of weights that a step reads",
+    "rounding error": "what rounding weights to few bits costs in quality",
+    "state bytes": "keys and values that are held or read",
+    "attention": "work of attention while a prompt is read",
+    "products": "products of the model, for rows that need fewer of them or a smaller model",
+    "steps": "steps for as many tokens",
+    "prompt rows": "rows of prompts whose state is known",
+    "tokens": "tokens that are drawn for one answer",
+    "queueing": "waiting behind other requests",
+}
+"""What a technique may save (`saves` of its class, a tuple; empty for what others are compared
+with), in words."""
 
 SEAMS = {
-    "format": Seam("ockham.weights", "quantization"),
+    "format": Seam("ockham.weights", "quantization", saves=("weight bytes",)),
     "transform": Seam("ockham.weights.transforms"),
-    "correction": Seam("ockham.weights.corrections"),
-    "reuse": Seam("ockham.cache.reuse", "reuse", several=True, asked=True),
-    "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
+    "correction": Seam("ockham.weights.corrections", saves=("rounding error",)),
+    "reuse": Seam("ockham.cache.reuse", "reuse", several=True, asked=True, saves=("prompt rows",)),
+    "keep": Seam(
+        "ockham.cache.keep", "keep", asked=True, alters_state=True, saves=("state bytes",)
+    ),
     "pattern": Seam("ockham.attention", "attention_pattern", asked=True, alters_state=True),
-    "drafter": Seam("ockham.draft", "speculative_config", several=True),
-    "verifier": Seam("ockham.draft.verifying", "verifier", asked=True, chooses=True),
-    "gate": Seam("ockham.gate", "gate", asked=True, alters_state=True),
+    "drafter": Seam("ockham.draft", "speculative_config", several=True, saves=("steps",)),
+    "verifier": Seam(
+        "ockham.draft.verifying", "verifier", asked=True, chooses=True, saves=("steps",)
+    ),
+    "gate": Seam("ockham.gate", "gate", asked=True, alters_state=True, saves=("products",)),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
     "search": Seam("ockham.search", "search", asked=True, chooses=True),
-    "adapter": Seam("ockham.adapt", "adapter", asked=True, offered=True, alters_state=True),
+    "adapter": Seam(
+        "ockham.adapt",
+        "adapter",
+        asked=True,
+        offered=True,
+        alters_state=True,
+        saves=("weight bytes",),
+    ),
     "placement": Seam("ockham.place"),
 }
 """Every seam, by the name that techniques register at."""
@@ -134,6 +167,12 @@ def register(
         key = (seam, name)
         if key in _techniques:
             raise ConfigError(f"two techniques call themselves {name!r} at the seam {seam!r}.")
+        unknown = set(getattr(cls, "saves", ())) - set(SAVINGS)
+        if unknown:
+            raise ConfigError(
+                f"the technique {name!r} saves {', '.join(sorted(unknown))}; it may save "
+                f"{', '.join(SAVINGS)}."
+            )
         summary = _first_sentence(cls.__doc__ or "")
         _techniques[key] = Technique(seam, name, cls, exact, summary, books, paper)
         return cls

@@ -17,6 +17,7 @@ class NoDrafter(Drafter, DraftStream):
     The counterfactual that every drafter is measured against.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "none"
     kinds: ClassVar[tuple[float, ...]] = ()
 

@@ -17,6 +17,7 @@ class WholeAsk(Ask, kw_only=True, frozen=True):
 class Whole:
     """Every row runs every layer."""
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "whole"
     Ask: ClassVar[type[WholeAsk]] = WholeAsk
 

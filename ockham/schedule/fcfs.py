@@ -19,6 +19,7 @@ class FirstComeFirstServed:
     run out, the latest of the tenant that holds most gives way.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "fcfs"
 
     def __init__(self) -> None:

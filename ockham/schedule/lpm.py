@@ -46,6 +46,7 @@ class LongestPrefixMatch:
     than the memory, no branch is begun while requests of the one before wait for its prefix.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("prompt rows", "queueing")
     name: ClassVar[str] = "lpm"
 
     def __init__(self) -> None:

@@ -83,6 +83,7 @@ class Allocate:
     techniques measure search/allocate` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "allocate"
     Options: ClassVar[type[AllocateOptions]] = AllocateOptions
     Ask: ClassVar[type[AllocateAsk]] = AllocateAsk

@@ -54,6 +54,7 @@ class Beam:
     measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "beam"
     Options: ClassVar[type[BeamOptions]] = BeamOptions
     Ask: ClassVar[type[BeamAsk]] = BeamAsk

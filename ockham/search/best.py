@@ -68,6 +68,7 @@ class Best:
     and however long a checker takes. `ockham techniques measure search/best` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "best"
     Options: ClassVar[type[BestOptions]] = BestOptions
     Ask: ClassVar[type[BestAsk]] = BestAsk

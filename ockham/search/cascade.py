@@ -89,6 +89,7 @@ class Cascade:
     techniques measure search/cascade` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("products",)
     name: ClassVar[str] = _NAME
     needs_companion: ClassVar[bool] = True
     Options: ClassVar[type[CascadeOptions]] = CascadeOptions

@@ -21,6 +21,7 @@ class Choices:
     against, and what a request asks for where the engine's setting names another.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "choices"
     Ask: ClassVar[type[ChoicesAsk]] = ChoicesAsk
 

@@ -57,6 +57,7 @@ class Consensus:
     it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "consensus"
     Options: ClassVar[type[ConsensusOptions]] = ConsensusOptions
     Ask: ClassVar[type[ConsensusAsk]] = ConsensusAsk

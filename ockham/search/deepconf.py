@@ -85,6 +85,7 @@ class DeepConf:
     search/deepconf` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "deepconf"
     Options: ClassVar[type[DeepConfOptions]] = DeepConfOptions
     Ask: ClassVar[type[DeepConfAsk]] = DeepConfAsk

@@ -75,6 +75,7 @@ class Ets:
     same tree, whatever ran beside it. `ockham techniques measure search/ets` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("state bytes",)
     name: ClassVar[str] = "ets"
     Options: ClassVar[type[EtsOptions]] = EtsOptions
     Ask: ClassVar[type[EtsAsk]] = EtsAsk

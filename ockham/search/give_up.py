@@ -82,6 +82,7 @@ class GiveUp:
     what is spared, and what is lost.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "give_up"
     Options: ClassVar[type[GiveUpOptions]] = GiveUpOptions
     Ask: ClassVar[type[GiveUpAsk]] = GiveUpAsk

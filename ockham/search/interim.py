@@ -121,6 +121,7 @@ class Interim:
     measure search/interim` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "interim"
     Options: ClassVar[type[InterimOptions]] = InterimOptions
     Ask: ClassVar[type[InterimAsk]] = InterimAsk

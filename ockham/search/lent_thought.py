@@ -61,6 +61,7 @@ class LentThought:
     `max_tokens`. `ockham techniques measure search/lent_thought` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("products",)
     name: ClassVar[str] = _NAME
     needs_companion: ClassVar[bool] = True
     Options: ClassVar[type[LentThoughtOptions]] = LentThoughtOptions

@@ -60,6 +60,7 @@ class Particles:
     techniques measure search/particles` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "particles"
     Options: ClassVar[type[ParticlesOptions]] = ParticlesOptions
     Ask: ClassVar[type[ParticlesAsk]] = ParticlesAsk

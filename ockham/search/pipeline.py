@@ -143,6 +143,7 @@ class Pipeline:
     ran beside it. `ockham techniques measure search/pipeline` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "pipeline"
     Options: ClassVar[type[PipelineOptions]] = PipelineOptions
     Ask: ClassVar[type[PipelineAsk]] = PipelineAsk

@@ -96,6 +96,7 @@ class Promising:
     techniques measure search/promising` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "promising"
     Options: ClassVar[type[PromisingOptions]] = PromisingOptions
     Ask: ClassVar[type[PromisingAsk]] = PromisingAsk

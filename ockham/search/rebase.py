@@ -51,6 +51,7 @@ class Rebase:
     measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "rebase"
     Options: ClassVar[type[RebaseOptions]] = RebaseOptions
     Ask: ClassVar[type[RebaseAsk]] = RebaseAsk

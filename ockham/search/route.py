@@ -83,6 +83,7 @@ class Route:
     MODEL OUT --at prompt` trains a router. `ockham techniques measure search/route` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("products",)
     name: ClassVar[str] = _NAME
     needs_companion: ClassVar[bool] = True
     trial: ClassVar[dict[str, float]] = {"joules": 1.0}

@@ -75,6 +75,7 @@ class Rpc:
     answer, whatever ran beside it. `ockham techniques measure search/rpc` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "rpc"
     Options: ClassVar[type[RpcOptions]] = RpcOptions
     Ask: ClassVar[type[RpcAsk]] = RpcAsk

@@ -67,6 +67,7 @@ class Shortest:
     measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "shortest"
     Options: ClassVar[type[ShortestOptions]] = ShortestOptions
     Ask: ClassVar[type[ShortestAsk]] = ShortestAsk

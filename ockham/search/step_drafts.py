@@ -80,6 +80,7 @@ class StepDrafts:
     `ockham techniques measure search/step_drafts` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("products",)
     name: ClassVar[str] = _NAME
     needs_companion: ClassVar[bool] = True
     Options: ClassVar[type[StepDraftsOptions]] = StepDraftsOptions

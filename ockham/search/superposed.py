@@ -126,6 +126,7 @@ class Superposed:
     one draft began another does not go on with. Approximate: no draft is what the model says alone.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "superposed"
     Ask: ClassVar[type[SuperposedAsk]] = SuperposedAsk
 

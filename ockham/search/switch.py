@@ -63,6 +63,7 @@ class Switch:
     measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("products",)
     name: ClassVar[str] = _NAME
     needs_companion: ClassVar[bool] = True
     Options: ClassVar[type[SwitchOptions]] = SwitchOptions

@@ -167,6 +167,7 @@ class Threads:
     `ockham techniques measure search/threads` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("steps",)
     name: ClassVar[str] = "threads"
     Options: ClassVar[type[ThreadsOptions]] = ThreadsOptions
     Ask: ClassVar[type[ThreadsAsk]] = ThreadsAsk

@@ -77,6 +77,7 @@ class Vote:
     whatever ran beside it. `ockham techniques measure search/vote` measures it.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("tokens",)
     name: ClassVar[str] = "vote"
     Options: ClassVar[type[VoteOptions]] = VoteOptions
     Ask: ClassVar[type[VoteAsk]] = VoteAsk

@@ -21,6 +21,7 @@ class Fp32(ByRows):
     `weight`: (rows, K).
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "fp32"
     arithmetic: ClassVar[Arithmetic] = "fp32"
     dtype: ClassVar[str | None] = "float32"

@@ -16,6 +16,7 @@ class KeepAll:
     What lies before a window can never be seen again, so letting it go changes no output.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "all"
     Ask: ClassVar[type[asks.Ask]] = asks.Ask
 

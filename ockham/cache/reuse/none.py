@@ -19,6 +19,7 @@ class NoReuse:
     The counterfactual that every other reuse is measured against.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "none"
 
     def attach(self, pool: PagePool, slope: float, tiers: Tiers | None = None) -> None:

@@ -19,6 +19,7 @@ class ExactMatch:
     Drafts change no token then.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "exact_match"
     Ask: ClassVar[type[ExactMatchAsk]] = ExactMatchAsk
 

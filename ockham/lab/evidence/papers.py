@@ -37,6 +37,12 @@ technique is worth in Ockham, and refutes no paper.
 """
 )
 
+NOT_BUILT = """## Not built
+
+Rows that begin with *Measured* or *Tried* say what came of it. Of the others nothing was measured
+here, but for what their rows cite.
+"""
+
 Fate = Literal["built", "not built", "later", "elsewhere"]
 
 
@@ -108,7 +114,7 @@ def papers_page(measured: str) -> str:
         ),
         "## Built\n",
         _built(built, told),
-        "## Not built\n\nSome were measured first. Where nothing was measured, the row says so.\n",
+        NOT_BUILT,
         _table(
             ("paper", "what it does", "claimed", "why it is not here"),
             [(_title(p), p.does, p.claim, _ends(p.note) + _near(p, told)) for p in left],

@@ -43,6 +43,7 @@ class Awq:
     moments, M. Every output stays what it is, in infinite precision, until weights are rounded.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("rounding error",)
     Options: ClassVar[type[msgspec.Struct]] = AwqOptions
     needs_text = True
 

@@ -29,6 +29,7 @@ class Heapr:
     it gave. Widths become unequal. It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[msgspec.Struct]] = WidthOptions
 
     def __init__(self, options: WidthOptions) -> None:

@@ -58,6 +58,7 @@ class LoraPrune:
     fitted to what all of it gave. It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[LoraPruneOptions]] = LoraPruneOptions
 
     def __init__(self, options: LoraPruneOptions) -> None:

@@ -23,6 +23,7 @@ class Magnitude:
     save bytes in a format that does not store them.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes",)
     Options: ClassVar[type[msgspec.Struct]] = PruneOptions
     needs_text = False
 

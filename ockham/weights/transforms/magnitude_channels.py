@@ -28,6 +28,7 @@ class MagnitudeChannels:
     It is what others are measured against: no text is read (unless `compensate`).
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[msgspec.Struct]] = MagnitudeOptions
 
     def __init__(self, options: MagnitudeOptions) -> None:

@@ -46,6 +46,7 @@ class MFac:
     It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[MFacOptions]] = MFacOptions
 
     def __init__(self, options: MFacOptions) -> None:

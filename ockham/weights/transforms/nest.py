@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ockham.core.registry import register
 from ockham.core.seams import Rewritable
@@ -22,6 +22,8 @@ class Nest:
     there by the weights' size, here by values times weights), without its training of the smaller
     models, which is `ockham train nested`. `--transform width:0.5` takes one out. It needs a text.
     """
+
+    saves: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: Rewritable) -> Mapping[str, Any]:
         sort_channels(model, NAME)

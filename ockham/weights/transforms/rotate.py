@@ -46,6 +46,7 @@ class Rotate:
     the bytes of a second table.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("rounding error",)
     Options: ClassVar[type[msgspec.Struct]] = RotateOptions
 
     def __init__(self, options: RotateOptions) -> None:

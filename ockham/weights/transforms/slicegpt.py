@@ -44,6 +44,7 @@ class SliceGpt:
     share of 0 only rotated, which changes nothing. Tied embeddings are untied. It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[msgspec.Struct]] = SliceGptOptions
 
     def __init__(self, options: SliceGptOptions) -> None:

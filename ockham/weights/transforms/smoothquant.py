@@ -40,6 +40,7 @@ class SmoothQuant:
     output stays what it is, in infinite precision. It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("rounding error",)
     Options: ClassVar[type[msgspec.Struct]] = SmoothQuantOptions
     needs_text = True
 

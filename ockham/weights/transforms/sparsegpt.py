@@ -49,6 +49,7 @@ class SparseGpt:
     zeros save bytes in a format that does not store them.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes",)
     Options: ClassVar[type[msgspec.Struct]] = SparseGptOptions
     needs_text = True
 

@@ -32,6 +32,7 @@ class Wanda:
     It needs a text. The zeros save bytes in a format that does not store them.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes",)
     Options: ClassVar[type[msgspec.Struct]] = PruneOptions
     needs_text = True
 

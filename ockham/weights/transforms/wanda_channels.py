@@ -30,6 +30,7 @@ class WandaChannels:
     is left of `down` is fitted to what all of it gave. It needs a text.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[msgspec.Struct]] = WidthOptions
 
     def __init__(self, options: WidthOptions) -> None:

@@ -37,6 +37,7 @@ class Width:
     arXiv:2310.07707), that is a smaller model which shares its weights. Nothing is fitted.
     """
 
+    saves: ClassVar[tuple[str, ...]] = ("weight bytes", "products")
     Options: ClassVar[type[msgspec.Struct]] = SizeOptions
 
     def __init__(self, options: SizeOptions) -> None:
