@@ -413,12 +413,23 @@ def _space(base: EngineConfig, vary: str | None, also: tuple[str, ...]) -> Space
         if not equals or not value.strip():
             raise ConfigError(f"--also {pair!r}: write SETTING=VALUE.")
         setting = name.strip().replace("-", "_")
-        given.setdefault(setting, []).append(parse_yaml(value) if setting != "model" else value)
+        given.setdefault(setting, []).append(_value(value.strip()))
     space = space_of(base, cores=allowed_cores(), also=given)
     if vary is not None:
         names = [name.strip().replace("-", "_") for name in vary.split(",") if name.strip()]
         space = space.only(names)
     return space
+
+
+def _value(text: str) -> str | int | float | bool:
+    """A number or a truth value as YAML has them; anything else as it is written, JSON too."""
+    import yaml
+
+    try:
+        value = parse_yaml(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+    return value if isinstance(value, (int, float)) else text
 
 
 def _log(given: str | None) -> Log:

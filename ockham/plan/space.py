@@ -148,20 +148,19 @@ class Space(msgspec.Struct, frozen=True):
 def space_of(
     base: EngineConfig,
     *,
-    searches: bool = False,
     cores: int = 1,
     also: Mapping[str, Sequence[Value]] | None = None,
 ) -> Space:
     """What may be chosen beside `base`: every technique that one setting names for all requests,
     values of the engine's own settings, fewer threads, and `also`, by setting.
 
-    Ways to find completions are among them if `searches`: they need answers that can be compared.
-    What only requests ask for is not, as no configuration turns it on. Raises ConfigError for a
-    setting of `also` that does not exist.
+    Searches are not among them, since what they take depends on what is said; nor is what only
+    requests ask for, as no configuration turns it on. Raises ConfigError for a setting of `also`
+    that does not exist.
     """
     found: dict[str, list[Choice]] = {}
     for seam, own in SEAMS.items():
-        if own.setting is None or own.offered or (seam == "search" and not searches):
+        if own.setting is None or own.offered or seam == "search":
             continue
         for technique in techniques(seam):
             if own.several and not technique.exact:

@@ -24,8 +24,8 @@ def test_every_value_that_a_technique_names_can_be_read() -> None:
 
 def test_every_technique_that_a_setting_names_is_a_choice() -> None:
     """But for what holds only what a file stores, and what only requests ask for."""
-    space = space_of(EngineConfig(), searches=True, cores=2)
-    for seam in ("keep", "pattern", "gate", "verifier", "policy", "drafter", "search"):
+    space = space_of(EngineConfig(), cores=2)
+    for seam in ("keep", "pattern", "gate", "verifier", "policy", "drafter"):
         setting = SEAMS[seam].setting
         assert setting is not None
         named = {name_of(str(choice.value)) for choice in space.choices[setting]}

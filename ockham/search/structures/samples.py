@@ -42,8 +42,6 @@ class SampleOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_fie
     tokens of all branches together: when it is used up, the answer is found among what there is.
     """
 
-    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"samples": (4, 8, 16)}
-
     samples: int = 16
     extract: str = NUMBER
     parallel: int = PARALLEL

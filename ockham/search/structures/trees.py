@@ -49,8 +49,6 @@ class TreeOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_field
     evaluated where `extract` is "behaviour". `budget` is the most tokens of all branches.
     """
 
-    tries: ClassVar[Mapping[str, tuple[Any, ...]]] = {"width": (4, 8)}
-
     width: int = WIDTH
     border: str = "\n"
     step: int = 256
