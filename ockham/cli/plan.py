@@ -208,6 +208,7 @@ def plan(
             check_output(path, overwrite)
     seconds = _seconds(time_limit)
     _check_scipy()
+    _check_exact(base)
     floors = _floors(floor, base)
     asked, _ = chosen_workload(workload, settings, 1000, base.seed)
     asked = first_sessions(asked, requests)
@@ -391,6 +392,23 @@ def _check_scipy() -> None:
             "planning needs scipy, which serving does not; install it with `pip install "
             "'ockham[plan]'`."
         )
+
+
+def _check_exact(base: EngineConfig) -> None:
+    """Raise ConfigError for an approximate technique among the flags: a plan judges beside what
+    they say, and chooses techniques itself."""
+    from ockham.core.registry import SEAMS, find, name_of
+
+    for seam, own in SEAMS.items():
+        if own.setting is None or not (own.alters_state or own.chooses) or own.offered:
+            continue
+        given = getattr(base, own.setting)
+        if not find(seam, name_of(given)).exact:
+            flag = own.setting.replace("_", "-")
+            raise ConfigError(
+                f"--{flag} {given} is approximate, and a plan judges beside the exact model; leave "
+                f"it out, or add it as a choice with --also {flag}={given}."
+            )
 
 
 def _floors(text: str, base: EngineConfig) -> Floors:

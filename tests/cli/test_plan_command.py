@@ -36,6 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--workload", "chat", "--also", "keep"), "SETTING=VALUE"),
         (("--workload", "chat", "--also", "keep=nothing"), "no keep called 'nothing'"),
         (("--workload", "chat", "--set", "turns=0"), "at least 1"),
+        (("--workload", "chat", "--keep", "recent"), "--also keep=recent"),
         (("--workload", "chat", "--machines", "a.json:1"), "--rate"),
         (("--workload", "chat", "--machines", "a.json", "--rate", "1"), "a price for an hour"),
         (("--workload", "chat", "--machine", "none.json"), "cannot be read"),
