@@ -148,11 +148,13 @@ def foretold(step: Step, cost: ModelCost) -> dict[int, Longs]:
 
 def _foretold(choices: Choices, keys_seen: Ints, kv_heads: int) -> Longs:
     """(3, R): keys that are left out, bytes that are read to choose, cells that are read; summed
-    over layers and heads."""
+    over layers and heads. Cells are read once for consecutive rows of a block of queries, at the
+    last of them."""
     found: Longs = np.zeros((3, len(keys_seen)), np.int64)
     numbers = choices.numbers.reshape(-1, NUMBERS)
     shares = choices.shares.reshape(-1, SHARES)
     layers = choices.layers.reshape(len(choices.choosers), -1).sum(axis=1)
+    last = np.append(np.diff(keys_seen) != 1, True) | (keys_seen % BLOCK_KEYS == 0)
     for row in np.flatnonzero(choices.rows != NO_CHOICE).tolist():
         which = int(choices.rows[row])
         first, until, tokens, sinks, local, _, among, _ = numbers[which].tolist()
@@ -165,7 +167,8 @@ def _foretold(choices: Choices, keys_seen: Ints, kv_heads: int) -> Longs:
         visited = min(keys, visited)
         heads = int(layers[which]) * kv_heads
         summaries = -(-among // SUMMARY_KEYS)
-        found[:, row] = (keys - visited) * heads, summaries * heads, visited * heads
+        cells = visited * heads if last[row] else 0
+        found[:, row] = (keys - visited) * heads, summaries * heads, cells
     return found
 
 
