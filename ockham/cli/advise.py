@@ -16,6 +16,7 @@ from ockham.cli.options import engine_config, engine_options, option, unless_giv
 from ockham.cli.report import duration, quantity
 from ockham.cli.value_types import Integer
 from ockham.core.errors import ConfigError
+from ockham.core.registry import SAVINGS
 
 if TYPE_CHECKING:
     from ockham.lab.advice import Advice, Family
@@ -116,21 +117,21 @@ def told(found: Advice, what: str) -> list[str]:
 
 
 def _family(family: Family, width: int) -> list[str]:
-    indent = " " * 28
-    head = f"  {family.saves:<16} {PAYS[family.pays]:<8} "
-    lines = textwrap.wrap(
-        family.verdict, width, initial_indent=head, subsequent_indent=indent[: len(head)]
-    )
+    """What is saved, the verdict, and the techniques."""
+    said = [f"{PAYS[family.pays]:<8} {family.verdict}"]
     for kind in ("exact", "approximate"):
         names = getattr(family, kind)
         if names:
-            lines += textwrap.wrap(
-                f"{kind}: {', '.join(names)}",
-                width,
-                initial_indent=indent[: len(head)],
-                subsequent_indent=indent[: len(head)] + "  ",
-                break_on_hyphens=False,
-            )
+            said.append(f"{kind}: {', '.join(names)}")
+    lines = [f"  {family.saves}: {SAVINGS[family.saves]}"]
+    for each in said:
+        lines += textwrap.wrap(
+            each,
+            width,
+            initial_indent=" " * 4,
+            subsequent_indent=" " * 13,
+            break_on_hyphens=False,
+        )
     return lines
 
 

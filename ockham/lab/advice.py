@@ -323,7 +323,7 @@ def _state_bytes(of: Predicted) -> Family:
     share = of.state_gain(load.context, load.batch)
     start = first_at(lambda c: of.state_gain(c, load.batch) >= WORTH, MOST_TOKENS)
     equal = of.equal_bytes()
-    verdict = f"{_from(start)}; {_off('half the cells', share)}"
+    verdict = f"{_from(start)}; {_off('half of the cells', share)}"
     if equal is not None:
         verdict += f"; state is as many bytes as weights at {equal:,}"
     if state_fits_cache(of.cost, of.rates, load.batch * of.cost.state_read_bytes(load.context, 1)):
@@ -452,7 +452,7 @@ def _from(start: int | None, of: str = "context") -> str:
 
 
 def _off(what: str, share: float, of: str = "step") -> str:
-    return f"{what} takes {share:.0%} off a {of}"
+    return f"{what} less takes {share:.0%} off a {of}"
 
 
 def _rate(per_s: float) -> str:

@@ -192,6 +192,7 @@ def test_what_is_told_has_each_verdict_and_the_load() -> None:
     text = " ".join(" ".join(told(found, "a model")).split())
     assert "a step of batch 1 at 4,096 tokens of context" in text
     for family in found.families:
+        assert f"{family.saves}: {SAVINGS[family.saves]}" in text
         assert family.verdict in text
 
 
