@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from ockham import __version__
 from ockham.cli.main import cli
 from ockham.core.registry import SAVINGS
+from tests.helpers.encoders import CLASSIFIERS
 
 LIMITS = {"threads": 1, "read_bytes_per_s": 1e6, "fp32_flops_per_s": 1e11, "bf16_flops_per_s": 1e11}
 
@@ -46,3 +47,11 @@ def test_what_has_no_advice_is_refused_before_anything_is_probed(tmp_path: Path)
         result = CliRunner().invoke(cli, ["techniques", "advise", "lab", *more])
         assert result.exit_code != 0
         assert said in result.output
+
+
+def test_models_that_generate_nothing_are_refused(tmp_path: Path) -> None:
+    CLASSIFIERS["bert"].save(tmp_path)
+    args = ("techniques", "advise", str(tmp_path), "--skip-tokenizer-init")
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code != 0
+    assert "makes vectors or scores of texts" in " ".join(result.output.split())
