@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,8 @@ def plan(
 ) -> None:
     """Find the cheapest configuration of MODEL that keeps to a floor, for a workload on this
     machine. Costs are predicted by simulating the workload, quality is measured, and what is chosen
-    is proven on requests that have chosen nothing.
+    is proven on requests that have chosen nothing. Fails (status 1) if it misses a bound on speed
+    or memory, as all others do; it is not kept for --auto then.
 
     \b
     ockham plan smollm2 --workload chat --floor "kl<=0.02" -o plan.yaml --html plan.html
@@ -209,6 +211,7 @@ def plan(
     seconds = _seconds(time_limit)
     _check_scipy()
     _check_exact(base)
+    _check_generates(base)
     floors = _floors(floor, base)
     asked, _ = chosen_workload(workload, settings, 1000, base.seed)
     asked = first_sessions(asked, requests)
@@ -234,11 +237,13 @@ def plan(
         api_key=api_key,
     )
     _write(made, output, page_file, overwrite)
-    if keep_plan and machine is None and _same_settings(base):
+    if keep_plan and machine is None and not made.missed and _same_settings(base):
         from ockham.plan.keeping import keep
 
         keep(made, base.revision)
     _tell(made, as_json, explain)
+    if made.missed:
+        sys.exit(1)
 
 
 def _made(
@@ -391,6 +396,18 @@ def _check_scipy() -> None:
         raise ConfigError(
             "planning needs scipy, which serving does not; install it with `pip install "
             "'ockham[plan]'`."
+        )
+
+
+def _check_generates(base: EngineConfig) -> None:
+    from ockham.model.loading import plan_model
+
+    planned = plan_model(base)
+    planned.source.close()
+    if not planned.description.generates:
+        raise ConfigError(
+            f"{base.model} gives vectors or scores, and plans are made for models that generate "
+            "text."
         )
 
 

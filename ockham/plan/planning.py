@@ -228,9 +228,9 @@ class Planner:
         space = wanted.space if judge is not None else wanted.space.exact_only()
         if judge is not None and min(len(select), len(verify)) < LEAST_CASES:
             words.append(
-                f"The workload has {len(select) + len(verify)} answers to judge by, of which half "
-                f"choose and half prove; with fewer than {LEAST_CASES} of each, intervals are too "
-                "wide to decide, so that only exact settings were looked at."
+                f"Answers to judge by: {len(select) + len(verify)}, of which half choose and half "
+                f"prove. With fewer than {LEAST_CASES} of each, intervals are too wide to decide, "
+                "so that only exact settings were looked at."
             )
             judge, space = None, wanted.space.exact_only()
         costs = self.costs(ground.requests, ground.answers)
@@ -313,10 +313,12 @@ class Planner:
                 others.append(tried(searching, each, cases))
         goal = wanted.goal
         gain = searching.figures[Point()][goal] / chosen.goal
-        slow = wanted.floors.missed(best.measured or best.predicted, wanted.floors.speeds)
-        words += explain(
-            wanted, chosen.point, gain, gains, found, [str(each) for each in slow], searching
-        )
+        figures = best.measured or best.predicted
+        missed = [
+            f"{floor} ({figures[floor.metric]:.4g})"
+            for floor in wanted.floors.missed(figures, wanted.floors.speeds)
+        ]
+        words += explain(wanted, chosen.point, gain, gains, found, missed, searching)
         return Plan(
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             model=wanted.base.model,
@@ -333,6 +335,7 @@ class Planner:
             left_out=found.left_out,
             contributions=self._contributions(searching, chosen.point, cases, judge),
             words=words,
+            missed=missed,
             ended=found.ended,
             seconds=round(time.monotonic() - self._began, 3),
             space=found.space,
@@ -422,8 +425,10 @@ def explain(
                 told += ", which does not prove that it is less"
         words.append(f"{told}.")
     if slow:
-        nearest = "" if found.nearest is None else f" The nearest is {found.nearest.point}."
-        words.append(f"No configuration keeps to {', '.join(slow)}.{nearest}")
+        nearest = ""
+        if found.nearest is not None:
+            nearest = f" The nearest that was found is {found.nearest.point}: {found.misses}."
+        words.append(f"The chosen configuration misses {', '.join(slow)}.{nearest}")
     if searching.judge is None and wanted.floors.of_quality:
         return words
     if not wanted.floors.of_quality:

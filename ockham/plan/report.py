@@ -77,8 +77,8 @@ def told(plan: Plan) -> list[str]:
         for row in rows
     ]
     lines.append(
-        f"{plan.space} configurations of what pays alone; the quality of {plan.judged} was "
-        f"measured ({plan.judged_cases} cases) in {plan.seconds:.0f} s."
+        f"Configurations of what pays alone: {plan.space}. Quality measured of {plan.judged}, on "
+        f"{plan.judged_cases} cases. Time: {plan.seconds:.0f} s."
     )
     return lines
 

@@ -72,6 +72,9 @@ class Plan(msgspec.Struct, kw_only=True):
     contributions: list[Contribution]
     words: list[str]
     """Why this one, sentence by sentence."""
+    missed: list[str]
+    """Bounds on speed and memory that the chosen configuration does not keep to, with what it has:
+    no configuration does."""
     ended: str
     """Why the search ended: all was decided, or the time was up."""
     seconds: float

@@ -293,7 +293,8 @@ class Searching:
         candidate.goal = self.corrected(candidate.point, candidate.predicted)
         slow = self._slow(figures)
         if slow:
-            candidate.verdict, candidate.why = "slow", f"it misses {', '.join(map(str, slow))}"
+            told = ", ".join(f"{floor} ({figures[floor.metric]:.4g})" for floor in slow)
+            candidate.verdict, candidate.why = "slow", f"it misses {told}"
             self._note_nearest(candidate, figures, found)
 
     def _judged(self, candidate: Candidate) -> bool:

@@ -37,6 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--workload", "chat", "--also", "keep=nothing"), "no keep called 'nothing'"),
         (("--workload", "chat", "--set", "turns=0"), "at least 1"),
         (("--workload", "chat", "--keep", "recent"), "--also keep=recent"),
+        (("--workload", "chat", "--task", "embed"), "models that generate text"),
         (("--workload", "chat", "--machines", "a.json:1"), "--rate"),
         (("--workload", "chat", "--machines", "a.json", "--rate", "1"), "a price for an hour"),
         (("--workload", "chat", "--machine", "none.json"), "cannot be read"),
@@ -95,6 +96,19 @@ def test_a_plan_is_written_told_and_taken(
     )
     assert taken.exit_code == 0, taken.output
     assert "--auto: the plan of" in taken.stderr
+
+
+def test_a_plan_that_misses_a_bound_fails_and_is_not_kept(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCKHAM_CACHE", str(tmp_path))
+    workload = tmp_path / "mine.jsonl"
+    workload.write_text(json.dumps({"id": "r", "prompt": "def f(x):", "max_tokens": 2}) + "\n")
+    floor = ("--floor", "memory<=1000", "--vary", "max_num_seqs", "--rounds", "0")
+    result = call(model, "--workload", str(workload), *floor, "--threads", "1")
+    assert result.exit_code == 1, result.output
+    assert "misses memory<=1000" in result.stdout
+    assert not [*(tmp_path / "plans").glob("*.json")]
 
 
 def test_requests_are_whole_sessions() -> None:

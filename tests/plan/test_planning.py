@@ -161,7 +161,9 @@ def test_a_tiny_workload_decides_nothing_and_stays_exact(base: EngineConfig) -> 
 
 def test_floors_that_nothing_meets_are_told(base: EngineConfig) -> None:
     missed = planned(base, "memory<=1000", vary=("max_num_seqs",))
-    assert any("No configuration keeps to memory<=1000" in line for line in missed.words)
+    assert any("misses memory<=1000 (" in line for line in missed.words)
+    assert missed.missed
+    assert not planned(base, "", vary=("max_num_seqs",)).missed
 
 
 def test_the_time_is_kept_to(base: EngineConfig) -> None:
