@@ -404,7 +404,7 @@ def _check_generates(base: EngineConfig) -> None:
 
     planned = plan_model(base)
     planned.source.close()
-    if not planned.description.generates:
+    if planned.description.pooling is not None:
         raise ConfigError(
             f"{base.model} gives vectors or scores, and plans are made for models that generate "
             "text."
