@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from ockham.core.errors import ConfigError
 
-POLL_S = 0.2
-REST_S = 1.0
+POLL_S = 1.0
+REST_S = 2.0
 """The server must have had nothing to do for so long."""
 TIMEOUT_S = 5.0
 MOST_BYTES = 4 << 20
@@ -24,7 +24,7 @@ class Beside:
 
     The process takes the scheduling class for idle time where there is one (SCHED_IDLE of Linux):
     it computes nothing while anything else on its cores does. And `wait` returns only when the
-    server has had no request for a second. Raises ConfigError if the server does not say what it
+    server has had no request for two seconds. Raises ConfigError if the server does not say what it
     does.
     """
 
