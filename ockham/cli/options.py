@@ -332,13 +332,18 @@ def engine_options(function: F, several: Sequence[str] = (), several_models: boo
 engine_options_of_several = functools.partial(engine_options, several_models=True)
 
 
+WITHOUT_FLAG = frozenset({"OCKHAM_ISA", "OCKHAM_CACHE"})
+"""Variables that mean something and stand for no flag."""
+
+
 def _warn_of_mistyped_variables(ctx: click.Context) -> None:
     """Say so when an environment variable looks like one of the command's flags and is none.
 
     One that looks like none of them may be meant for another command, and is left alone.
     """
     known = _variables_of(ctx.command)
-    unknown = [name for name in os.environ if name.startswith("OCKHAM_") and name not in known]
+    meant = known | WITHOUT_FLAG
+    unknown = [name for name in os.environ if name.startswith("OCKHAM_") and name not in meant]
     if not unknown:
         return
     import difflib

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ockham import LLM, SamplingParams, __version__
+from ockham.cli.options import WITHOUT_FLAG
 from tests.helpers.tiny import tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,16 @@ def test_an_empty_stdin_is_no_prompt(tiny: str) -> None:
     done = ockham("run", tiny)
     assert done.returncode == 2
     assert "stdin is empty; give a prompt with --prompt" in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_FLAG))
+def test_a_variable_that_stands_for_no_flag_is_not_taken_for_a_mistyped_one(
+    tiny: str, tmp_path: Path, name: str
+) -> None:
+    """OCKHAM_ISA looks like OCKHAM_PINS."""
+    value = "portable" if name == "OCKHAM_ISA" else str(tmp_path)
+    done = ockham("run", tiny, "-p", "a", "-n", "1", "--quiet", env={name: value})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_mistyped_variable_is_noticed(tiny: str) -> None:
