@@ -93,10 +93,6 @@ class Expectations:
         together = TOGETHER_SPREAD**2 if len(parts) > 1 else 0.0
         return Likely(total, math.sqrt(spread + together))
 
-    def knows(self, point: Point) -> bool:
-        """Whether anything was measured of each of its changes, here or elsewhere."""
-        return all(c in self._own or c in self._elsewhere for c in point.changes)
-
     def _change(self, change: Change) -> Likely:
         if change in self._own:
             return Likely(self._own[change], OWN_SPREAD)

@@ -88,10 +88,6 @@ class Judge:
         for record in log.of(context, "refused"):
             self.refused[record.point] = record.text
 
-    @property
-    def cases(self) -> Sequence[Case]:
-        return self._cases
-
     def exact(
         self,
         engine: Engine,

@@ -91,10 +91,6 @@ class Log:
         """The records of a context, of these kinds."""
         return (r for r in self.records if r.context == context and r.kind in kinds)
 
-    def others(self, context: str, *kinds: Kind) -> Iterator[Record]:
-        """The records of all other contexts, of these kinds."""
-        return (r for r in self.records if r.context != context and r.kind in kinds)
-
     def describe(self, context: str, facts: Mapping[str, str | float]) -> None:
         """Say what a context is, once."""
         if not any(self.of(context, "context")):

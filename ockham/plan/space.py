@@ -57,9 +57,6 @@ class Point(msgspec.Struct, frozen=True, order=True):
     def settings(self) -> dict[str, Value]:
         return dict(self.changes)
 
-    def with_(self, setting: str, value: Value) -> Point:
-        return Point.of({**self.settings, setting: value})
-
     def without(self, setting: str) -> Point:
         return Point(tuple(pair for pair in self.changes if pair[0] != setting))
 
@@ -92,13 +89,6 @@ class Space(msgspec.Struct, frozen=True):
             if each.value == value:
                 return each
         raise KeyError(f"{setting}={value}")
-
-    def knows(self, point: Point) -> bool:
-        """Whether all of its changes are choices of this space."""
-        return all(
-            any(each.value == value for each in self.choices.get(setting, ()))
-            for setting, value in point.changes
-        )
 
     def exact(self, point: Point) -> bool:
         """Whether it never changes an output."""
