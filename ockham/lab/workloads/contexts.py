@@ -12,6 +12,18 @@ from ockham.lab.workloads.request import Message, Request
 from ockham.lab.workloads.words import function, paragraph, question
 
 
+def retrieved(rng: Random, collection: int, wanted: int) -> list[int]:
+    """So many documents of a collection, by number, each once. A few are asked for much more often
+    than the others, as in real collections: the one of rank n as often as 1 / n."""
+    popularity = [1 / (rank + 1) for rank in range(collection)]
+    found: list[int] = []
+    while len(found) < min(wanted, collection):
+        (document,) = rng.choices(range(collection), popularity)
+        if document not in found:
+            found.append(document)
+    return found
+
+
 @workload
 class Documents(Workload):
     """Questions over retrieved documents: the same documents return, in another order.
@@ -29,13 +41,8 @@ class Documents(Workload):
 
     def _requests(self, rng: Random) -> Iterator[Request]:
         documents = [paragraph(rng, self.sentences) for _ in range(self.collection)]
-        popularity = [1 / (rank + 1) for rank in range(self.collection)]
         for query in range(self.queries):
-            found: list[int] = []
-            while len(found) < min(self.per_query, self.collection):
-                (document,) = rng.choices(range(self.collection), popularity)
-                if document not in found:
-                    found.append(document)
+            found = retrieved(rng, self.collection, self.per_query)
             texts = "\n\n".join(f"Document {d}: {documents[d]}" for d in found)
             yield Request(
                 id=f"documents-{query}",

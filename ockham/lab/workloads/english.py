@@ -14,6 +14,7 @@ from typing import ClassVar
 from ockham.lab.tasks.documentation import paragraphs, sentences
 from ockham.lab.tasks.edits import draw_edit
 from ockham.lab.tasks.vocabulary import NOUNS
+from ockham.lab.workloads.contexts import retrieved
 from ockham.lab.workloads.kinds import Workload, workload
 from ockham.lab.workloads.request import Message, Request
 
@@ -150,13 +151,8 @@ class DocumentsEnglish(Workload):
             [every[(start + number) % len(every)] for number in range(self.paragraphs)]
             for start in rng.choices(range(len(every)), k=self.collection)
         ]
-        popularity = [1 / (rank + 1) for rank in range(self.collection)]
         for query in range(self.queries):
-            found: list[int] = []
-            while len(found) < min(self.per_query, self.collection):
-                (document,) = rng.choices(range(self.collection), popularity)
-                if document not in found:
-                    found.append(document)
+            found = retrieved(rng, self.collection, self.per_query)
             texts = "\n\n".join(f"Document {d}: {' '.join(collection[d])}" for d in found)
             asked = ask_about(rng, collection[rng.choice(found)])
             yield Request(
