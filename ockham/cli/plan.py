@@ -14,6 +14,7 @@ import click
 from ockham.cli.command import command
 from ockham.cli.config_file import parse_yaml
 from ockham.cli.options import engine_config, engine_options, option, overwrite_option
+from ockham.cli.other_machines import rates_there, tell_mix
 from ockham.cli.value_types import Integer, Text
 from ockham.cli.workload_options import chosen_workload
 from ockham.core.durations import duration_s
@@ -22,10 +23,7 @@ from ockham.core.logs import say
 from ockham.core.owned_files import check_output, write_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ockham.core.config import EngineConfig
-    from ockham.core.rates import Rates
     from ockham.lab.workloads import Request
     from ockham.plan.floors import Floors
     from ockham.plan.log import Log
@@ -210,15 +208,17 @@ def plan(
             check_output(path, overwrite)
     seconds = _seconds(time_limit)
     _check_scipy()
+    from ockham.plan.machines import read_machine
+
     _check_exact(base)
     _check_generates(base)
     floors = _floors(floor, base)
     asked, _ = chosen_workload(workload, settings, 1000, base.seed)
     asked = first_sessions(asked, requests)
     if machine_prices is not None:
-        _mix(base, asked, floors, rate, machine_prices, machine_file, as_json)
+        tell_mix(base, asked, floors, rate, machine_prices, machine_file, as_json)
         return
-    machine = None if machine_file is None else _machine(machine_file)
+    machine = None if machine_file is None else read_machine(machine_file)
     space = _space(base, vary, also)
     made = _made(
         base,
@@ -284,7 +284,7 @@ def _made(
         machine=this_machine() if machine is None else machine.name,
         rounds=rounds if machine is None else 0,
     )
-    there = (lambda rates: rates) if machine is None else _rates_there(machine, base)
+    there = (lambda rates: rates) if machine is None else rates_there(machine, base)
     try:
         return Planner(
             wanted,
@@ -307,61 +307,6 @@ def _made(
         log.close()
         if watched is not None:
             watched.close()
-
-
-def _machine(path: Path) -> Machine:
-    from ockham.plan.machines import read_machine
-
-    return read_machine(path)
-
-
-def _rates_there(machine: Machine, base: EngineConfig) -> Callable[[Rates], Rates]:
-    """Makes this machine's rates those of another."""
-    from ockham.cli.machine import measure_limits
-    from ockham.plan.machines import arithmetic_of_model, rates_on
-
-    arithmetic = arithmetic_of_model(base)
-    one_thread_flops_per_s = measure_limits(1).fp32_flops_per_s
-    return lambda rates: rates_on(machine, rates, arithmetic, one_thread_flops_per_s)
-
-
-def _mix(
-    base: EngineConfig,
-    requests: list[Request],
-    floors: Floors,
-    rate: float | None,
-    prices: str,
-    machine_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Tell the cheapest mix of machines."""
-    import msgspec
-
-    from ockham.cli.machine import measure_limits
-    from ockham.plan.machines import cheapest_mix, parse_machines
-    from ockham.plan.simulation import measured_rates, prompted
-
-    if machine_file is not None:
-        raise ConfigError("--machine plans for one machine, --machines for a mix; give one.")
-    if rate is None:
-        raise ConfigError("--machines serve a load: give its requests in a second with --rate.")
-    target = {floor.metric.replace("e2e", "end"): floor.value for floor in floors.every}
-    machines = parse_machines(prices)
-    mix = cheapest_mix(
-        base,
-        machines,
-        prompted(base, requests),
-        rate,
-        target,
-        rates=measured_rates(base),
-        one_thread_flops_per_s=measure_limits(1).fp32_flops_per_s,
-        seed=base.seed,
-    )
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(mix), indent=2))
-        return
-    for line in mix.lines():
-        click.echo(line)
 
 
 def first_sessions(requests: list[Request], most: int) -> list[Request]:
