@@ -71,6 +71,7 @@ def simulation(
     import msgspec
 
     from ockham.plan.agreement import (
+        APART,
         DEFAULT_WORKLOADS,
         VARIANTS,
         Comparing,
@@ -101,6 +102,8 @@ def simulation(
     )
     for name, correlation in report["rank_correlation"].items():
         click.echo(f"rank correlation of configurations, {name}: {correlation:.2f}")
+    right, pairs = report["pairs_in_order"]
+    click.echo(f"pairs more than {APART:.0%} apart in tokens/s: {right} of {pairs} in order")
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -122,17 +125,23 @@ def _line(one: Agreement) -> str:
 
 
 def _summary(found: list[Agreement]) -> dict[str, Any]:
-    from ockham.plan.agreement import FIGURES, rank_correlation
+    from ockham.plan.agreement import FIGURES, pairs_in_order, rank_correlation
 
     errors = {f"{name}_error": median(abs(one.errors[name]) for one in found) for name in FIGURES}
     every = [abs(error) for one in found for error in one.errors.values()]
-    correlations = {}
+    correlations, right, pairs = {}, 0, 0
     for workload in dict.fromkeys(one.workload for one in found):
         own = [one for one in found if one.workload == workload]
-        value = rank_correlation(
-            [one.measured["tokens_per_s"] for one in own],
-            [one.predicted["tokens_per_s"] for one in own],
-        )
+        measured = [one.measured["tokens_per_s"] for one in own]
+        predicted = [one.predicted["tokens_per_s"] for one in own]
+        value = rank_correlation(measured, predicted)
+        ordered = pairs_in_order(measured, predicted)
+        right, pairs = right + ordered[0], pairs + ordered[1]
         if not math.isnan(value):
             correlations[workload] = value
-    return {**errors, "median_error": median(every), "rank_correlation": correlations}
+    return {
+        **errors,
+        "median_error": median(every),
+        "rank_correlation": correlations,
+        "pairs_in_order": (right, pairs),
+    }

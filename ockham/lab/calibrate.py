@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from ockham.kernels import _cpu
 
 PROBE_SHAPE = (1024, 2048)
-"""Outputs and inputs of the matrix that is probed: a second-level cache or two hold it."""
+"""Outputs and inputs, at most, of the matrix that is probed: a second-level cache or two hold it.
+Its inputs are as many as most of the model's weights have: short sums cost more for each weight."""
+INPUTS_MULTIPLE = 256
+"""Every format packs so many inputs."""
 SMALL_SHAPE = (256, 256)
 PROBE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BALANCED_ROWS = (8, 16, 32)
@@ -68,7 +71,7 @@ class Probes:
     def __init__(self, limits: Limits, arithmetic: _cpu.Rate) -> None:
         self.limits, self._arithmetic = limits, arithmetic
         self.pool, self.isa = limits.pool, limits.isa
-        self.flops_per_s = median(limits.arithmetic_rates(arithmetic) * 3)
+        self.flops_per_s = max(self._speeds())
         """The speed that all timings are scaled to."""
 
     def seconds(self, run: Callable[[int], list[float]]) -> float:
@@ -78,11 +81,12 @@ class Probes:
         calls = max(3, min(1000, int(BURST_S / max(1e-9, min(first)))))
         found = []
         for _ in range(BURSTS):
-            rates = self.limits.arithmetic_rates(self._arithmetic)
+            speeds = self._speeds()
             times = run(calls)
-            rates += self.limits.arithmetic_rates(self._arithmetic)
+            speeds += self._speeds()
             lower = float(np.percentile(times, 25))
-            found.append(lower * median(rates) / self.flops_per_s)
+            # A burst that was interrupted says nothing of the speed of the core.
+            found.append(lower * max(speeds) / self.flops_per_s)
         return median(found)
 
     def beside_reading(self, run: Callable[[int], list[float]]) -> list[tuple[float, float]]:
@@ -102,6 +106,9 @@ class Probes:
         shares = [nbytes / seconds / rate for seconds, rate in self.beside_reading(run)]
         return min(1.0, median(shares))
 
+    def _speeds(self) -> list[float]:
+        return self.limits.arithmetic_rates(self._arithmetic)
+
     def reading(self) -> list[float]:
         return [rate for _ in range(5) for rate in self.limits.read_rates()]
 
@@ -117,11 +124,12 @@ def calibrate(
     assert isinstance(embed, Embed), "a program begins with the embedding"
     weights = sum(linear.nbytes for linear in program.matrices().values())
     bookkeeping = _bookkeeping(limits, weights)
+    shape = probe_shape(program)
     return Rates(
         flops_per_s=probes.flops_per_s,
         read_bytes_per_s=median(probes.reading()),
         products={
-            name: _product_rate(linear, probes, loop_s)
+            name: _product_rate(linear, shape, probes, loop_s)
             for name, linear in ({kernel_of(each): each for each in also} | _kinds(program)).items()
         },
         attention=_attention_rate(program, state_dtype, probes),
@@ -138,12 +146,24 @@ def calibrate(
     )
 
 
-def product_rate(form: str, limits: Limits) -> ProductRate:
-    """The rate of products of one weight format, by its name and options, without a model. Takes a
-    second or two. Raises ConfigError for a format that only holds what a checkpoint has packed."""
-    linear = _packed(form, PROBE_SHAPE)
+def product_rate(form: str, shape: tuple[int, int], limits: Limits) -> ProductRate:
+    """The rate of products of one weight format, by its name and options, with a matrix of so many
+    outputs and inputs. Takes a second or two. Raises ConfigError for a format that only holds what
+    a checkpoint has packed."""
+    linear = _packed(form, shape)
     probes = Probes(limits, rate_of(linear))
-    return _product_rate(linear, probes, _loop_seconds(probes))
+    return _product_rate(linear, shape, probes, _loop_seconds(probes))
+
+
+def probe_shape(program: Program) -> tuple[int, int]:
+    """Outputs and inputs of the matrix that stands for a program's when rates are probed."""
+    outputs, most = PROBE_SHAPE
+    weights: Counter[int] = Counter()
+    for linears in matrices(program).values():
+        for linear in linears:
+            weights[linear.in_features] += linear.nbytes
+    inputs = weights.most_common(1)[0][0]
+    return outputs, min(most, -(-inputs // INPUTS_MULTIPLE) * INPUTS_MULTIPLE)
 
 
 def attention_rate(program: Program, state_dtype: str, limits: Limits) -> AttentionRate:
@@ -181,10 +201,12 @@ def _packed(name: str, shape: tuple[int, int]) -> Linear:
     return weight_format.pack(outputs, inputs, [values])
 
 
-def _product_rate(of_model: Linear, probes: Probes, loop_s: float) -> ProductRate:
+def _product_rate(
+    of_model: Linear, shape: tuple[int, int], probes: Probes, loop_s: float
+) -> ProductRate:
     name = kernel_of(of_model)
     try:
-        linear = _packed(name, PROBE_SHAPE)
+        linear = _packed(name, shape)
     except (ConfigError, ModelError):  # a format that only holds what a checkpoint has packed
         linear = of_model
     weights = linear.out_features * linear.in_features

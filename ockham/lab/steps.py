@@ -122,7 +122,7 @@ def predictions(
             reads, rate = limits.read_rates(), limits.arithmetic_rates(arithmetic)
             measured_s, held = _timed_step(engine, shape)
             read = median(reads + limits.read_rates())
-            flops = median(rate + limits.arithmetic_rates(arithmetic))
+            flops = max(rate + limits.arithmetic_rates(arithmetic))
             expected = predict(
                 cost, rates.at(read, flops), shape.parts, shape.sequences, engine.vocabulary
             )

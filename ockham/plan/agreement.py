@@ -9,6 +9,7 @@ which says how long a first token takes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Agreement(msgspec.Struct, kw_only=True):
         }
 
 
+APART = 0.05
+"""Configurations that differ by less than this share may change places from run to run."""
 FIGURES = ("tokens_per_s", "ttft_p50", "ttft_p95")
 
 
@@ -161,6 +164,19 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float((deviations[0] * deviations[1]).sum()) / norm if norm else math.nan
 
 
+def pairs_in_order(
+    measured: Sequence[float], predicted: Sequence[float], apart: float = APART
+) -> tuple[int, int]:
+    """Of the pairs whose measured figures differ by more than a share of the smaller: how many
+    are predicted in the same order, and how many there are."""
+    found = [
+        (measured[j] - measured[i]) * (predicted[j] - predicted[i]) > 0
+        for i, j in itertools.combinations(range(len(measured)), 2)
+        if abs(measured[j] - measured[i]) > apart * min(measured[i], measured[j])
+    ]
+    return sum(found), len(found)
+
+
 # -- inside ----------------------------------------------------------------------------------------
 
 
@@ -230,7 +246,7 @@ class _Pair:
         pauses = math.isfinite(rate)
         measured = play(engine, self._asked, _clock_of(engine), rate=rate, seed=seed, pauses=pauses)
         more_reads, more_flops = self._machine.speeds(engine)
-        rates = self._rates.at(median(reads + more_reads), median(flops + more_flops))
+        rates = self._rates.at(median(reads + more_reads), max(flops + more_flops))
         predicted = simulate(
             self._config,
             self._asked,

@@ -16,7 +16,7 @@ from ockham.core.rates import AttentionRate, ProductRate, Rates
 from ockham.core.registry import name_of
 from ockham.engine.engine import Engine
 from ockham.kernels.cores import allowed_cores
-from ockham.lab.calibrate import attention_rate, calibrate, product_rate
+from ockham.lab.calibrate import attention_rate, calibrate, probe_shape, product_rate
 from ockham.lab.kernels.limits import Limits
 from ockham.model.loading import load_model, plan_model
 from ockham.model.program.costs import cost_of
@@ -157,7 +157,9 @@ class RateSource:
         loaded = load_model(config)
         self._program = loaded.program
         self.rates = calibrate(loaded.program, loaded.state_dtype, self._limits)
-        self._log, self._context = log, digest({"machine": machine, "threads": config.threads})
+        self._shape = probe_shape(loaded.program)
+        of = {"machine": machine, "threads": config.threads, "inputs": self._shape[1]}
+        self._log, self._context = log, digest(of)
         self._known: dict[str, ProductRate] = {}
         self._attention: dict[str, AttentionRate] = {}
         for record in log.of(self._context, "rates"):
@@ -166,7 +168,7 @@ class RateSource:
     def product(self, form: str) -> ProductRate:
         """Of a weight format, by its name and options."""
         if form not in self._known:
-            found = self._known[form] = product_rate(form, self._limits)
+            found = self._known[form] = product_rate(form, self._shape, self._limits)
             figures = _written_rate(found, self.rates.flops_per_s)
             self._log.add(Record(context=self._context, kind="rates", text=form, figures=figures))
         return self._known[form]

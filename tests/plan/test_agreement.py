@@ -13,7 +13,7 @@ from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.kernels.native import core
-from ockham.plan.agreement import Agreement, rank_correlation, varied
+from ockham.plan.agreement import Agreement, pairs_in_order, rank_correlation, varied
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ from ockham.plan.agreement import Agreement, rank_correlation, varied
 )
 def test_rank_correlation_is_spearmans(one: list[float], other: list[float]) -> None:
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
+
+
+def test_pairs_that_are_close_are_not_counted() -> None:
+    measured = [1.0, 1.02, 2.0]
+    assert pairs_in_order(measured, [1.0, 0.9, 3.0]) == (2, 2)
+    assert pairs_in_order(measured, [1.0, 3.5, 3.0]) == (1, 2)
+    assert pairs_in_order(measured, [1.0, 1.0, 1.0]) == (0, 2)
 
 
 def test_what_has_no_order_has_no_rank_correlation() -> None:
