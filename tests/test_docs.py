@@ -20,6 +20,7 @@ from ockham.cli.main import cli
 from ockham.core import registry
 from ockham.core.config import EngineConfig
 from ockham.lab.evidence import Bench, fidelity, recipe
+from ockham.model.program.decoders import DECODERS
 from tests.helpers.registering import let_register
 
 ROOT = Path(__file__).parents[1]
@@ -234,3 +235,10 @@ def test_what_is_said_of_quality_is_measured() -> None:
     page = (ROOT / "docs/evaluation.md").read_text()
     for name, share in zip(("int8", "int4"), said.groups(), strict=True):
         assert re.search(rf"\| `{name}` \| [\d]+ MB \| {re.escape(share)} \|", page)
+
+
+def test_the_page_of_architectures_lists_every_decoder() -> None:
+    page = (ROOT / "docs/architectures.md").read_text()
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")]
+    named = [name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(DECODERS)

@@ -91,7 +91,8 @@ AttentionInput::AttentionInput(const Fields& fields)
       q_norm(fields.norm("q_norm")),
       k_norm(fields.norm("k_norm")),
       norm_whole(fields.flag("norm_whole")),
-      rope(fields.rope("rope")) {}
+      rope(fields.rope("rope")),
+      query_weight(fields.floats("query_weight")) {}
 
 void AttentionInput::check(Program& program) const {
     const int64_t q = heads * head_dim, kv = kv_heads * head_dim;
@@ -109,6 +110,8 @@ void AttentionInput::check(Program& program) const {
     check_head_norm(k_norm, norm_whole ? kv : head_dim, at("the key norm", layer));
     require(2 * rope.half() <= head_dim,
             at("the rotary embedding", layer) + " is wider than a head.");
+    require(rope.period > 0, at("the rotary embedding", layer) + " grows in no steps.");
+    check_vector(query_weight, head_dim, at("the query weight", layer));
     if (rope) program.ropes.set(layer, rope);
 }
 
@@ -141,7 +144,11 @@ void AttentionInput::run(Run& run) const {
             const float* cosines = rotation + row * 2 * half;
             for (int64_t i = 0; i < heads + kv_heads; ++i)
                 kernels.rotate(q + i * head_dim, cosines, cosines + half, half);
+            const float grown = rope.grown(run.step.positions[row]);
+            if (grown != 1.0f) kernels.multiply(q, grown, heads * head_dim);
         }
+        if (!query_weight.empty())
+            for (int64_t i = 0; i < heads * head_dim; ++i) q[i] *= query_weight[i % head_dim];
         if (apart) std::copy_n(q, heads * head_dim, placed + row * outputs);
     };
     // What was projected is finished while it is in the cache.

@@ -19,6 +19,7 @@ struct AttentionInput final : Operation {
     Norm q_norm, k_norm;
     bool norm_whole = false;
     Rope rope;
+    std::vector<float> query_weight;
 
     AttentionInput() = default;
     explicit AttentionInput(const Fields& fields);

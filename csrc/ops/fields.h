@@ -59,6 +59,8 @@ class Fields {
         if (none(field)) return {};
         const std::unique_ptr<Fields> fields = record(field);
         Rope result{fields->floats("inverse_frequencies"), fields->number("scale")};
+        result.growth = fields->number("growth");
+        result.period = fields->integer("period");
         if (fields->none("dual_chunk")) return result;
         const std::unique_ptr<Fields> chunks = fields->record("dual_chunk");
         result.chunk = chunks->integer("chunk");

@@ -15,15 +15,17 @@ namespace {
 
 const Added added{"Route", read<Route>};
 
-// The `top_k` largest of `count` probabilities, the largest first, the lowest index on a tie; taken
-// ones become -1. (NaN is never larger, so that a damaged row still names experts that exist.)
-void choose(float* p, int64_t count, int64_t top_k, bool normalise, int32_t* chosen,
-            float* weights) {
+// The `top_k` largest of `count` probabilities plus their `correction` (null for none), the largest
+// first, the lowest index on a tie; taken ones become -1. (NaN is never larger, so that a damaged row
+// still names experts that exist.)
+void choose(float* p, const float* correction, int64_t count, int64_t top_k, bool normalise,
+            int32_t* chosen, float* weights) {
     float total = 0.0f;
+    const auto rank = [&](int64_t e) { return correction == nullptr ? p[e] : p[e] + correction[e]; };
     for (int64_t place = 0; place < top_k; ++place) {
         int64_t best = -1;
         for (int64_t e = 0; e < count; ++e)
-            if (p[e] != -1.0f && (best < 0 || p[e] > p[best])) best = e;
+            if (p[e] != -1.0f && (best < 0 || rank(e) > rank(best))) best = e;
         chosen[place] = static_cast<int32_t>(best);
         weights[place] = p[best];
         total = total + p[best];
@@ -40,12 +42,14 @@ Route::Route(const Fields& fields)
       router(fields.matrix("router")),
       top_k(fields.integer("top_k")),
       normalise(fields.flag("normalise")),
-      norm(fields.norm("norm")) {}
+      norm(fields.norm("norm")),
+      correction(fields.floats("correction")) {}
 
 void Route::check(Program& program) const {
     const int64_t experts = router.outputs();
     check_matrix(router, experts, program.hidden, at("the router", layer));
     check_norm(norm, program.hidden, at("the norm", layer));
+    check_vector(correction, experts, at("the router's correction", layer));
     require(top_k > 0 && top_k <= experts,
             at("the router", layer) + " cannot choose so many experts.");
 }
@@ -76,7 +80,8 @@ void Route::run(Run& run) const {
     for_rows(run.pool, rows, experts * top_k, [&](int64_t row, int) {
         float* p = scores + row * experts;
         run.kernels.softmax(p, experts);
-        choose(p, experts, top_k, normalise, chosen + row * top_k, weights + row * top_k);
+        const float* corrected = correction.empty() ? nullptr : correction.data();
+        choose(p, corrected, experts, top_k, normalise, chosen + row * top_k, weights + row * top_k);
     });
 }
 

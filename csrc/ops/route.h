@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "ops/operation.h"
 #include "ops/parts.h"
@@ -14,6 +15,7 @@ struct Route final : Operation {
     int64_t top_k = 0;
     bool normalise = false;
     Norm norm;
+    std::vector<float> correction;
 
     Route() = default;
     explicit Route(const Fields& fields);

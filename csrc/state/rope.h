@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <vector>
@@ -13,16 +14,25 @@ struct Rope {
     float scale = 1.0f;
     // Dual chunk attention, see DualChunk of ockham.kernels.ops; `chunk` is 0 where there is none.
     int64_t chunk = 0, reach = 0, original = 0;
+    // A rotated query grows by this with every `period` positions, see Rope of ockham.kernels.ops.
+    float growth = 0.0f;
+    int64_t period = 1;
 
     explicit operator bool() const { return !inverse_frequencies.empty(); }
     bool operator==(const Rope& other) const {
         return scale == other.scale && inverse_frequencies == other.inverse_frequencies &&
-               chunk == other.chunk && reach == other.reach && original == other.original;
+               chunk == other.chunk && reach == other.reach && original == other.original &&
+               growth == other.growth && period == other.period;
     }
     // Pairs of elements that are rotated.
     int64_t half() const { return static_cast<int64_t>(inverse_frequencies.size()); }
     // The position that queries and keys are rotated to.
     int64_t rotated_to(int64_t position) const { return chunk > 0 ? position % chunk : position; }
+    // By what a rotated query at a position is multiplied.
+    float grown(int64_t position) const {
+        const double steps = std::log(1.0 + static_cast<double>(position / period));
+        return static_cast<float>(1.0 + static_cast<double>(growth) * steps);
+    }
 };
 
 // The ropes of a program, each once, and which of them a layer has.

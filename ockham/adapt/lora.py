@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import msgspec
 
+from ockham.core.arrays import Floats
 from ockham.core.asks import AdapterAsk
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import register
 from ockham.core.seams import Adapter, AdapterDtype, FoundAdapter, LowRank, MatrixPart
 from ockham.model.checkpoint.lora import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, Pair
 from ockham.model.hub import ADAPTERS
+from ockham.model.program.weights import halves
 
 MOST_KNOWN = 4096
 """Adapters of which it is remembered what their files hold."""
@@ -116,7 +118,7 @@ class Lora(Adapter):
         return FoundAdapter(
             digest,
             tuple(
-                LowRank(part, files.rank, files.scale, pairs[part].read)
+                LowRank(part, files.rank, files.scale, _reader(part, pairs[part]))
                 for part in sorted(pairs, key=order.__getitem__)
             ),
             self._dtype,
@@ -168,6 +170,19 @@ class Lora(Adapter):
             if len(known) >= MOST_KNOWN:
                 known.pop(next(iter(known)))
             known[version] = value
+
+
+def _reader(part: MatrixPart, pair: Pair) -> Callable[[], tuple[Floats, Floats]]:
+    """What reads a pair's factors, with the outputs in the order that the program has."""
+    pairs = part.pairs
+    if pairs is None:
+        return pair.read
+
+    def read() -> tuple[Floats, Floats]:
+        a, b = pair.read()
+        return a, b[halves(len(b), pairs)]
+
+    return read
 
 
 def _directory(ask: AdapterAsk) -> Path:

@@ -30,6 +30,7 @@ from ockham.kernels.ops import (
     Route,
 )
 from ockham.model.program.compile import compile_program
+from ockham.model.program.weights import halves
 from ockham.model.rewriting.anatomy import NamedMatrix, Names
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.training.student import Learner, divergence
@@ -145,6 +146,10 @@ class Decoder(nn.Module):
         parts = [
             self.tensor(part.name).reshape(-1, part.shape[-1])[part.start : part.stop]
             for part in linear.parts
+        ]
+        parts = [
+            rows if part.pairs is None else rows[torch.from_numpy(halves(len(rows), part.pairs))]
+            for rows, part in zip(parts, linear.parts, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -322,6 +327,10 @@ def _check(op: Operation) -> None:
             raise ConfigError(f"models with a {field.replace('_', ' ')} are not trained so.")
     if isinstance(op, AttentionInput) and op.rope is not None and op.rope.dual_chunk is not None:
         raise ConfigError("models with dual chunk attention are not trained so.")
+    if isinstance(op, AttentionInput) and op.changes_rotated_queries:
+        raise ConfigError("models whose queries change after their rotation are not trained so.")
+    if isinstance(op, Route) and op.correction is not None:
+        raise ConfigError("models that correct the choice of experts are not trained so.")
 
 
 def _gated(gate_up: Tensor) -> Tensor:

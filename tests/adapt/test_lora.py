@@ -73,6 +73,16 @@ def test_an_adapter_gives_what_its_merged_model_gives(files: Path, tmp_path: Pat
             assert mine[token].logprob == pytest.approx(entry.logprob, abs=2e-4)
 
 
+def test_an_adapter_of_a_model_whose_rotary_pairs_are_neighbours_gives_what_it_gives_merged(
+    tmp_path: Path,
+) -> None:
+    tiny_llama(tmp_path / "model", architectures=["Ernie4_5ForCausalLM"], model_type="ernie4_5")
+    write_adapter(tmp_path / "2", seed=2, rank=4)
+    plain = run(make_engine(tmp_path / "model"), ask("a", PROMPT, max_tokens=12))
+    test_an_adapter_gives_what_its_merged_model_gives(tmp_path, tmp_path)
+    assert run(engine_of(tmp_path), with_adapter("a", tmp_path / "2", max_tokens=12)) != plain
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_request_has_the_tokens_that_it_has_alone(files: Path, dtype: str) -> None:
     params = {"temperature": 0.9, "seed": 4, "max_tokens": 24}

@@ -13,6 +13,37 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+MINISTRAL3 = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
+PATTERN = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+SECTIONS = {
+    "rope_type": "default",
+    "rope_theta": 1e4,
+    "mrope_section": [4, 2, 2],
+    "mrope_interleaved": True,
+}
+VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 0.5,
+}
+ERNIE_MOE = {
+    "moe_intermediate_size": 24,
+    "moe_num_experts": 6,
+    "moe_k": 2,
+    "moe_num_shared_experts": 2,
+    "moe_layer_start_index": 1,
+    "moe_layer_end_index": 2,
+    "moe_layer_interval": 1,
+    "head_dim": 16,
+}
 EXPERTS = {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3}
 
 CASES = {
@@ -47,11 +78,29 @@ CASES = {
     ),
     "mistral": Case("Mistral", {"sliding_window": 11, "head_dim": 16}),
     "mistral-without-window": Case("Mistral", {"sliding_window": None}),
+    "ministral": Case("Ministral", {"head_dim": 16, "sliding_window": 9, "layer_types": PATTERN}),
+    "ministral3": Case("Ministral3", {"head_dim": 16, "rope_parameters": MINISTRAL3}),
+    "mistral3": Case(
+        "Mistral3",
+        {"head_dim": 16, "rope_parameters": MINISTRAL3},
+        model="Mistral3ForConditionalGeneration",
+        text="Ministral3",
+        vision="PixtralVision",
+        of_vision={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+    ),
     "qwen2": Case("Qwen2", {"tie_word_embeddings": True}),
     "qwen2-upper-layers-slide": Case(
         "Qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
     ),
     "qwen3": Case("Qwen3", {"head_dim": 16, "attention_bias": True}),
+    "qwen3-vl": Case(
+        "Qwen3VL",
+        {"head_dim": 16, "rope_parameters": SECTIONS},
+        model="Qwen3VLForConditionalGeneration",
+        text="Qwen3VLText",
+        vision="Qwen3VLVision",
+        of_vision={**VISION, "out_hidden_size": 32},
+    ),
     "gemma2": Case(
         "Gemma2",
         {
@@ -102,15 +151,76 @@ CASES = {
         },
     ),
     "olmo2": Case("Olmo2"),
-    "granite": Case(
-        "Granite",
+    "olmo3": Case("Olmo3", {"sliding_window": 9}),
+    "olmo3-scaled": Case(
+        "Olmo3",
         {
-            "embedding_multiplier": 3.0,
-            "attention_multiplier": 0.2,
-            "residual_multiplier": 0.4,
-            "logits_scaling": 0.5,
-            "attention_bias": True,
+            "sliding_window": 9,
+            "layer_types": PATTERN,
+            "rope_parameters": {
+                "full_attention": {**YARN, "attention_factor": 1.3},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
         },
+    ),
+    "exaone4": Case("Exaone4", {"sliding_window": 9, "sliding_window_pattern": 3}),
+    "exaone4-without-windows": Case(
+        "Exaone4",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 4,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "seed-oss": Case("SeedOss", {"head_dim": 16}),
+    "seed-oss-output-biased": Case("SeedOss", {"attention_out_bias": True, "mlp_bias": True}),
+    "granite": Case("Granite", {**GRANITE, "attention_bias": True}),
+    "granite-moe": Case("GraniteMoe", {**GRANITE, "num_local_experts": 5}),
+    "granite-moe-shared": Case(
+        "GraniteMoeShared", {**GRANITE, "num_local_experts": 5, "shared_intermediate_size": 40}
+    ),
+    "granite4-dense": Case(
+        "GraniteMoeHybrid",
+        {
+            **GRANITE,
+            "layer_types": ["attention"] * 4,
+            "mamba_n_heads": 8,
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "shared_intermediate_size": 40,
+        },
+    ),
+    "granite4-experts-without-positions": Case(
+        "GraniteMoeHybrid",
+        {
+            **GRANITE,
+            "layer_types": ["attention"] * 4,
+            "mamba_n_heads": 8,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "position_embedding_type": "nope",
+            "shared_intermediate_size": 40,
+        },
+    ),
+    "hunyuan-dense": Case("HunYuanDenseV1", {"head_dim": 16}),
+    "hunyuan-dense-stretched": Case(
+        "HunYuanDenseV1",
+        {
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 1e4,
+                "alpha": 1000.0,
+                "factor": 1.0,
+            },
+        },
+    ),
+    "ernie4.5": Case("Ernie4_5", {"head_dim": 16}),
+    "ernie4.5-moe": Case("Ernie4_5_Moe", {**ERNIE_MOE}),
+    "ernie4.5-moe-without-shared": Case(
+        "Ernie4_5_Moe",
+        {**ERNIE_MOE, "moe_num_shared_experts": 0, "moe_layer_interval": 2, "head_dim": 8},
     ),
     "mixtral": Case("Mixtral", {"num_local_experts": 5, "sliding_window": 12}),
     "qwen2-moe": Case(

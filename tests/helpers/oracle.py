@@ -34,23 +34,34 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration to check: `<family>Config(**COMMON, **values)` and its causal model."""
+    """A configuration to check: `<family>Config(**COMMON, **values)` and its causal model. Of a
+    model of text and images the values are those of `<text>Config`, beside `<vision>Config`."""
 
     family: str
     values: dict[str, Any] = field(default_factory=dict)
     longest: int = 61
     max_model_len: int = 128
     model: str = ""
+    text: str = ""
+    vision: str = ""
+    of_vision: dict[str, Any] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> Any:
         """The transformers model, in fp32, with random weights that make its logits vary."""
-        config_class = getattr(transformers, f"{self.family}Config")
         model_class = getattr(transformers, self.model or f"{self.family}ForCausalLM")
         torch.manual_seed(seed)
-        model = model_class._from_config(
-            config_class(**{**COMMON, **self.values}), attn_implementation="eager"
-        )
+        model = model_class._from_config(self._config(), attn_implementation="eager")
         return randomise(model.float().eval(), seed)
+
+    def _config(self) -> Any:
+        def config(family: str) -> Any:
+            return getattr(transformers, f"{family}Config")
+
+        own = config(self.text or self.family)(**{**COMMON, **self.values})
+        if not self.text:
+            return own
+        vision = config(self.vision)(**self.of_vision)
+        return config(self.family)(text_config=own, vision_config=vision)
 
     def prompts(self, seed: int = 0) -> list[list[int]]:
         """A ragged batch."""
@@ -66,7 +77,7 @@ def randomise(model: Any, seed: int) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name.lower():
+            if "norm" in name.lower() and parameter.ndim == 1:
                 parameter.add_(0.3 * noise)
             elif parameter.ndim == 1:
                 parameter.copy_(0.5 * noise)

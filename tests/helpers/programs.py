@@ -57,6 +57,8 @@ class Shape:
     gated: bool = True
     positions: int = 0  # learned ones of each of two types
     causal: bool = True
+    growth: float = 0.0
+    query_weight: bool = False
     activation: str = "silu"
     residual_scale: float = 1.0
     embedding_scale: float = 1.0
@@ -67,6 +69,7 @@ class Shape:
     experts: int = 0
     top_k: int = 2
     normalise: bool = True
+    correction: bool = False
     shared: bool = False
     shared_gate: bool = False
     weights: str = "fp32"
@@ -140,7 +143,11 @@ class _Builder:
         if rotary:
             exponents = np.arange(0, rotary, 2, dtype=np.float32) / rotary
             self.rope = Rope(
-                (1.0 / 10000.0**exponents).astype(np.float32), shape.rope_scale, shape.dual_chunk
+                (1.0 / 10000.0**exponents).astype(np.float32),
+                shape.rope_scale,
+                shape.dual_chunk,
+                shape.growth,
+                7,
             )
 
     def matrix(self, outputs: int, inputs: int, scale: float = 1.0) -> Linear:
@@ -205,6 +212,7 @@ class _Builder:
                 k_norm=self.head_norm(kv if whole else s.head_dim, has_norm),
                 norm_whole=whole,
                 rope=self.rope,
+                query_weight=self.vector(s.head_dim, s.query_weight, 1.0),
             ),
             Attend(
                 layer,
@@ -250,6 +258,7 @@ class _Builder:
             s.top_k,
             s.normalise,
             self.norm(s.hidden, s.pre_norms),
+            self.vector(s.experts, s.correction),
         )
         experts = Experts(
             layer,
@@ -297,6 +306,9 @@ SHAPES: dict[str, Shape] = {
     "many experts": Shape(experts=17, top_k=6, normalise=False, post_norms=True),
     "shared expert": Shape(experts=4, shared=True, shared_gate=True),
     "shared without gate": Shape(experts=4, top_k=1, shared=True, activation="gelu_tanh"),
+    "corrected choice": Shape(experts=7, top_k=3, correction=True),
+    "growing queries": Shape(growth=0.3, rotary_dim=8, rope_scale=1.2),
+    "weighted queries": Shape(query_weight=True, qk_norm="head", state="bfloat16"),
     "small pages": Shape(page_tokens=8, pages=128, windows=(11, None)),
     "odd pages": Shape(page_tokens=5, pages=256, state="bfloat16"),
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),

@@ -16,12 +16,15 @@ AdapterDtype = Literal["int8", "bfloat16", "float32"]
 
 class MatrixPart(msgspec.Struct, frozen=True):
     """Where a checkpoint's matrix stands in a program: the outputs [first, first + outputs) of the
-    matrix of a role ("layer.3.qkv")."""
+    matrix of a role ("layer.3.qkv"). With `pairs`, the size of a head and how many
+    elements of it are rotated, the checkpoint and its adapters have outputs that are rotated
+    together as neighbours, and the program has them half of what is rotated apart."""
 
     role: str
     first: int
     outputs: int
     inputs: int
+    pairs: tuple[int, int] | None = None
 
 
 class LowRank(msgspec.Struct, frozen=True):

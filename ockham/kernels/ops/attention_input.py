@@ -18,9 +18,9 @@ class AttentionInput(Operation):
 
     h = norm(x) (x itself where norm is None); q, k, v = split(qkv(h) + bias) by rows of `qkv`: H *
     E, then G * E, then G * E. `q_norm` and `k_norm` act on each head, or on all heads' elements
-    together where `norm_whole`. Then q and k are rotated (not where rope is None), and k and v are
-    written to the layer's planes at the step's slots, rounded to the planes' dtype. Leaves q
-    (R, H, E)."""
+    together where `norm_whole`. Then q and k are rotated (not where rope is None), each head of q
+    is multiplied by `query_weight`, and k and v are written to the layer's planes at the step's
+    slots, rounded to the planes' dtype. Leaves q (R, H, E)."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("qkv",)
 
@@ -36,10 +36,16 @@ class AttentionInput(Operation):
     k_norm: Norm | None = None
     norm_whole: bool = False
     rope: Rope | None = None
+    query_weight: Floats | None = None  # (E,)
 
     @property
     def sublayer(self) -> Sublayer:
         return self.layer, ATTENTION
+
+    @property
+    def changes_rotated_queries(self) -> bool:
+        """Whether anything is done with queries after they were rotated."""
+        return self.query_weight is not None or (self.rope is not None and self.rope.growth > 0)
 
     def matrices(self) -> dict[str, Linear]:
         return {"qkv": self.qkv}

@@ -65,11 +65,14 @@ class Rope:
     position * inverse_frequencies[i] (computed in fp32); both are multiplied by `scale`. The
     frequencies are fixed when the model is loaded. With `dual_chunk`, positions are those that it
     says, and `AttentionInput` leaves queries rotated for keys of their own chunk; `Attend` turns
-    them on by the difference for the others."""
+    them on by the difference for the others. A rotated query is multiplied by
+    1 + growth * ln(1 + floor(position / period))."""
 
     inverse_frequencies: Floats  # (rotary_dim / 2,)
     scale: float = 1.0
     dual_chunk: DualChunk | None = None
+    growth: float = 0.0
+    period: int = 1
 
     @property
     def rotary_dim(self) -> int:

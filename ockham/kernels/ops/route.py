@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ockham.core.arrays import Floats
 from ockham.core.cost import FEED_FORWARD, Sublayer
 from ockham.core.seams import Linear
 from ockham.kernels.ops.operation import Norm, Operation
@@ -12,7 +13,8 @@ from ockham.kernels.ops.operation import Norm, Operation
 @dataclass(frozen=True, slots=True, eq=False)
 class Route(Operation):
     """Choose each row's experts: h = norm(x); w = softmax(router(h)) in fp32, the `top_k` largest
-    (lowest index on a tie), divided by their sum where `normalise`. Leaves h, the chosen experts
+    (lowest index on a tie), divided by their sum where `normalise`. With a `correction` they are
+    the largest of w + correction, and their weights are those of w. Leaves h, the chosen experts
     (R, top_k) and their weights (R, top_k)."""
 
     layer: int
@@ -20,6 +22,7 @@ class Route(Operation):
     top_k: int
     normalise: bool
     norm: Norm | None = None
+    correction: Floats | None = None  # (experts,)
 
     @property
     def sublayer(self) -> Sublayer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ockham.kernels.ops import AttentionInput
-from ockham.kernels.reference.formulas import normalise, rotate
+from ockham.kernels.reference.formulas import grown, normalise, rotate
 from ockham.kernels.reference.run import ReferenceRun, twin
 
 
@@ -29,6 +29,10 @@ def compute(run: ReferenceRun, op: AttentionInput) -> None:
         cos, sin = run.of_active(cos), run.of_active(sin)
         rotate(q, cos, sin)
         rotate(k, cos, sin)
+        if op.rope.growth:
+            q *= run.of_active(grown(op.rope, run.step.positions))[:, None, None]
+    if op.query_weight is not None:
+        q *= op.query_weight
     run.q = run.of_step(q)
     v = v.reshape(rows, op.kv_heads, op.head_dim)
     run.planes.store(op.layer, run.of_active(run.step.groups[op.group].slots), k, v)

@@ -44,6 +44,13 @@ def rotate(heads: Floats, cos: Floats, sin: Floats) -> None:
     heads[..., :half] = rotated
 
 
+def grown(rope: Rope, positions: Ints) -> Floats:
+    """By what rotated queries at these positions are multiplied: (R,)."""
+    steps = np.log(1.0 + positions // rope.period)
+    grown: Floats = (1.0 + rope.growth * steps).astype(np.float32)
+    return grown
+
+
 def softcap(scores: Floats, cap: float | None) -> Floats:
     """cap * tanh(scores / cap), in place; nothing where `cap` is None."""
     if cap is not None:

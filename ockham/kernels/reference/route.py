@@ -15,6 +15,7 @@ def compute(run: ReferenceRun, op: Route) -> None:
     scores = op.router.matmul(run.h)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    run.experts = np.argsort(-weights, axis=1, kind="stable")[:, : op.top_k]
+    ranks = weights if op.correction is None else weights + op.correction
+    run.experts = np.argsort(-ranks, axis=1, kind="stable")[:, : op.top_k]
     chosen = np.take_along_axis(weights, run.experts, axis=1)
     run.expert_weights = chosen / chosen.sum(axis=1, keepdims=True) if op.normalise else chosen

@@ -13,6 +13,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Linear, Role
 from ockham.kernels.corrected import correction_bytes
+from ockham.model.checkpoint.pairs import Rows, in_halves
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.layout import PackedWeights, key_of, vector_key
 from ockham.model.packed.packing import Packer, Packing, Stored
@@ -244,15 +245,15 @@ class Reading:
 
     def floats(self) -> Iterator[Array]:
         for part in self._parts:
-            yield from self._watched(part, self._source.rows(part))
+            yield from self._watched(part, _ordered(part, self._source.rows(part)))
 
     def quantised(self) -> Iterator[QuantisedRows]:
         for part in self._parts:
-            yield from self._watched(part, self._source.quantised(part))
+            yield from self._watched(part, _ordered(part, self._source.quantised(part)))
 
     def blocks(self) -> Iterator[BlockRows]:
         for part in self._parts:
-            yield from self._watched(part, self._source.blocks(part))
+            yield from self._watched(part, _ordered(part, self._source.blocks(part)))
 
     def _watched(self, part: Part, blocks: Iterator[_T]) -> Iterator[_T]:
         self._name = part.name
@@ -265,6 +266,10 @@ class Reading:
     def named(self, error: ModelError) -> ModelError:
         """The error of whoever consumed the blocks, with the tensor's name."""
         return error if self._broken else ModelError(f"tensor {self._name!r}: {error}")
+
+
+def _ordered(part: Part, blocks: Iterator[Rows]) -> Iterator[Rows]:
+    return blocks if part.pairs is None else in_halves(blocks, part.pairs)
 
 
 def pieces_of(

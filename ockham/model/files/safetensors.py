@@ -203,11 +203,12 @@ class Checkpoint:
     def find(
         self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = tuple(DTYPES)
     ) -> Tensor:
-        """A tensor by name; raises ModelError if it is missing, of another shape or dtype."""
+        """A tensor by name; raises ModelError if it is missing, of another shape or dtype. A vector
+        may be stored as a matrix of one row."""
         tensor = self.tensors.get(name)
         if tensor is None:
             raise ModelError(f"the checkpoint {self.directory} has no tensor {name!r}.")
-        if tensor.shape != shape:
+        if tensor.shape != shape and (len(shape) > 1 or tensor.shape != (1, *shape)):
             raise ModelError(
                 f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
                 f"config.json implies {list(shape)}."

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import replace
 
+import numpy as np
+
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, MatrixPart, Role
@@ -32,6 +34,7 @@ from ockham.kernels.ops import (
 )
 from ockham.model.program.description import ExpertSizes, ModelDescription
 from ockham.model.program.pooling import DenseLayer
+from ockham.model.program.record import ExpertRecord
 from ockham.model.program.weights import Part, Weights
 
 
@@ -47,6 +50,11 @@ def compile_program(
     Raises ModelError naming the first tensor that is missing or of the wrong shape.
     """
     return _Compiler(description, weights, max_model_len).program(head and description.generates)
+
+
+def _beside(prefix: str, block: str, name: str) -> str:
+    """A name in a block of experts, or from the layer on where it begins with a dot."""
+    return prefix + name[1:] if name.startswith(".") else block + name
 
 
 SHORTCUT = "shortcut"
@@ -175,27 +183,37 @@ class _Compiler:
     def _attention(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
         widths = (d.heads * d.head_dim, d.kv_heads * d.head_dim, d.kv_heads * d.head_dim)
-        whole = record.qk_norm == "whole"
+        whole, after = record.qk_norm == "whole", record.qk_norm == "rotated"
+        rope, pairs = self._rope(layer), None
+        if record.neighbours and rope is not None:
+            pairs = (d.head_dim, rope.rotary_dim)
+        rotated = (pairs, pairs, None)
+        if after and rope is not None and rope.dual_chunk is not None:
+            raise ModelError(
+                f"dual chunk attention is not supported for {record.name}, whose queries and keys "
+                "are normed after their rotation."
+            )
         group, shape = d.group_of(layer), (d.heads, d.kv_heads, d.head_dim)
         self._ops.append(
             AttentionInput(
                 layer,
                 group,
                 *shape,
-                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv"),
+                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv", rotated),
                 norm=(
                     self._norm(prefix, record.attention_norm)
                     if layer or record.first_attention_norm
                     else None
                 ),
                 bias=self._packed_bias(prefix, record.qkv, widths) if d.qkv_bias else None,
-                q_norm=self._head_norm(prefix, "self_attn.q_norm", widths[0]),
-                k_norm=self._head_norm(prefix, "self_attn.k_norm", widths[1]),
+                q_norm=self._head_norm(prefix, record.q_norm, widths[0]),
+                k_norm=self._head_norm(prefix, record.k_norm, widths[1]),
                 norm_whole=whole,
-                rope=self._rope(layer),
+                rope=rope,
+                query_weight=self._query_weight(prefix) if after else None,
             )
         )
-        self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size)
+        self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size, rotated)
         self._mark(f"layer.{layer}.pattern")
         self._ops.append(
             Attend(
@@ -252,9 +270,10 @@ class _Compiler:
     def _mixture(self, layer: int, sizes: ExpertSizes) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
         assert record.experts is not None
-        names = [prefix + block + "gate.weight" for block in record.experts.blocks]
+        experts = record.experts
+        names = [f"{prefix}{block}{experts.router}.weight" for block in experts.blocks]
         router = self._choose(names).removesuffix(".weight")
-        block = router.removesuffix("gate")
+        block = router.removesuffix(experts.router)
         self._mark(f"layer.{layer}.router")
         self._ops.append(
             Route(
@@ -263,12 +282,13 @@ class _Compiler:
                 top_k=sizes.per_token,
                 normalise=sizes.normalise,
                 norm=self._norm(prefix, record.mlp_norm),
+                correction=self._correction(block, sizes.count),
             )
         )
         self._mark(f"layer.{layer}.experts")
         all_widths = sizes.widths or ((sizes.intermediate_size,) * sizes.count,) * d.layers
         gate_up, down = self._expert_matrices(block, all_widths[sizes.layers.index(layer)])
-        widths, shared = (sizes.shared, sizes.shared), block + "shared_expert."
+        gated = sizes.shared and experts.shared_gate is not None
         self._ops.append(
             Experts(
                 layer,
@@ -276,19 +296,20 @@ class _Compiler:
                 gate_up=gate_up,
                 down=down,
                 activation=d.activation,
-                shared_gate_up=(
-                    self._packed(shared, ("gate_proj", "up_proj"), widths, d.hidden_size, "gate_up")
-                    if sizes.shared
-                    else None
-                ),
+                shared_gate_up=self._shared_gate_up(prefix, block, experts, sizes.shared),
                 shared_down=(
-                    self._matrix(shared + "down_proj", d.hidden_size, sizes.shared, "down")
+                    self._matrix(
+                        _beside(prefix, block, experts.shared_down),
+                        d.hidden_size,
+                        sizes.shared,
+                        "down",
+                    )
                     if sizes.shared
                     else None
                 ),
                 shared_gate=(
-                    self._matrix(block + "shared_expert_gate", 1, d.hidden_size, "router")
-                    if sizes.shared
+                    self._matrix(f"{block}{experts.shared_gate}", 1, d.hidden_size, "router")
+                    if gated
                     else None
                 ),
                 post_norm=self._norm(prefix, record.mlp_post_norm),
@@ -297,6 +318,20 @@ class _Compiler:
             )
         )
 
+    def _correction(self, block: str, count: int) -> Floats | None:
+        """What is added where experts are chosen: stored as a vector, or as a matrix of one row."""
+        assert self.record.experts is not None
+        name = self.record.experts.correction
+        return None if name is None else self.weights.vector([(block + name, count)])
+
+    def _shared_gate_up(
+        self, prefix: str, block: str, experts: ExpertRecord, width: int
+    ) -> Linear | None:
+        if not width:
+            return None
+        names = tuple(_beside(prefix, block, name) for name in experts.shared_gate_up)
+        return self._packed("", names, (width, width), self.d.hidden_size, "gate_up")
+
     def _expert_matrices(
         self, block: str, widths: tuple[int, ...]
     ) -> tuple[list[Linear], list[Linear]]:
@@ -304,11 +339,10 @@ class _Compiler:
         are equal stacked."""
         names, hidden, count = self.record.experts, self.d.hidden_size, len(widths)
         assert names is not None
-        if self.weights.has(block + "experts.gate_up_proj"):
-            stacked, inner = block + "experts.gate_up_proj", widths[0]
-            both = self._stack(stacked, count, 2 * inner, hidden, "gate_up")
-            down = self._stack(block + "experts.down_proj", count, hidden, inner, "down")
-            return both, down
+        if self.weights.has(block + names.stacked[0]):
+            (gates, downs), inner = names.stacked, widths[0]
+            both = self._stack(block + gates, count, 2 * inner, hidden, "gate_up")
+            return both, self._stack(block + downs, count, hidden, inner, "down")
         experts = [(f"{block}experts.{n}.", inner) for n, inner in enumerate(widths)]
         gate_up = [
             self._packed(expert, (names.gate, names.up), (inner, inner), hidden, "gate_up")
@@ -373,13 +407,15 @@ class _Compiler:
         widths: tuple[int, ...],
         columns: int,
         role: Role,
+        pairs: tuple[tuple[int, int] | None, ...] = (None, None),
     ) -> Linear:
-        """Projections of these widths packed as one matrix; a single name is stored fused."""
+        """Projections of these widths packed as one matrix; a single name is stored fused. `pairs`
+        are those of each (`Part.pairs`)."""
         widths = widths if len(names) > 1 else (sum(widths),)
         return self.weights.linear(
             [
-                Part(f"{prefix}{name}.weight", (rows, columns), 0, rows)
-                for name, rows in zip(names, widths, strict=True)
+                Part(f"{prefix}{name}.weight", (rows, columns), 0, rows, own)
+                for name, rows, own in zip(names, widths, pairs, strict=False)
             ],
             role,
         )
@@ -392,14 +428,16 @@ class _Compiler:
         names: tuple[str, ...],
         widths: tuple[int, ...],
         columns: int,
+        pairs: tuple[tuple[int, int] | None, ...] = (None, None),
     ) -> None:
         """Note where modules of these widths stand in the matrix of an operation's field: no module
         of layers that run several times, as it stands in several."""
         if self.d.passes > 1 and 0 < layer < self.d.layers - 1:
             return
         widths, first = widths if len(names) > 1 else (sum(widths),), 0
-        for name, rows in zip(names, widths, strict=True):
-            self._parts[prefix + name] = MatrixPart(f"layer.{layer}.{field}", first, rows, columns)
+        role = f"layer.{layer}.{field}"
+        for name, rows, own in zip(names, widths, pairs, strict=False):
+            self._parts[prefix + name] = MatrixPart(role, first, rows, columns, own)
             first += rows
 
     def _packed_bias(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Floats:
@@ -427,8 +465,19 @@ class _Compiler:
     def _head_norm(self, prefix: str, name: str, whole_width: int) -> Norm | None:
         if self.record.qk_norm is None:
             return None
+        if self.record.qk_norm == "rotated":
+            return Norm(np.ones(self.d.head_dim, np.float32), self.d.norm_eps)
         whole = self.record.qk_norm == "whole"
         return self._norm(prefix, name, whole_width if whole else self.d.head_dim)
+
+    def _query_weight(self, prefix: str) -> Floats:
+        """The weights of norms that stand behind the rotation. Those of keys are multiplied with
+        queries too, so that keys can be rotated on; what norms divide by is the same before."""
+        of_queries, of_keys = (
+            self.weights.vector([(f"{prefix}{name}.weight", self.d.head_dim)])
+            for name in (self.record.q_norm, self.record.k_norm)
+        )
+        return of_queries * of_keys
 
     def _rope(self, layer: int) -> Rope | None:
         variant = self.d.ropes[layer]

@@ -8,10 +8,16 @@ from ockham.model.program.record import (
     Architecture,
     ExpertRecord,
     all_but_every_nth_layer,
+    by_interval,
+    by_pattern,
     every_layer,
     layers_without_rope,
     lower_even_layers,
+    no_layer,
     rotated_by_interval,
+    rotated_by_name,
+    rotated_in_windows,
+    three_of_four,
     upper_layers,
 )
 
@@ -51,6 +57,13 @@ _GEMMA3_DEFAULTS = {
     "rope_local_base_freq": 10_000.0,
 }
 
+_VISION_TOWER = (
+    "vision_tower.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.multi_modal_projector.",
+)
+
 _LLAMA = Architecture(
     "LlamaForCausalLM",
     qkv_bias="attention_bias",
@@ -69,6 +82,21 @@ _MISTRAL = Architecture(
         "eos_token_id": 2,
     },
 )
+_MINISTRAL = replace(_MISTRAL, name="MinistralForCausalLM", layer_types=True)
+_MINISTRAL3 = replace(
+    _MISTRAL,
+    name="Ministral3ForCausalLM",
+    query_growth="llama_4_scaling_beta",
+    defaults={**_MISTRAL.defaults, "max_position_embeddings": 262144, "sliding_window": None},
+)
+_MISTRAL3 = replace(
+    _MINISTRAL3,
+    name="Mistral3ForConditionalGeneration",
+    prefixes=("language_model.model.", "model.language_model."),
+    heads=("language_model.lm_head.weight", "lm_head.weight"),
+    text_config="text_config",
+    ignored=_VISION_TOWER,
+)
 _QWEN2 = Architecture(
     "Qwen2ForCausalLM",
     qkv_bias=True,
@@ -86,6 +114,16 @@ _QWEN3 = Architecture(
     slides=upper_layers,
     window_switch="use_sliding_window",
     defaults={"head_dim": 128, "max_position_embeddings": 32768, **_QWEN_WINDOWS},
+)
+_QWEN3_VL = replace(
+    _QWEN3,
+    name="Qwen3VLForConditionalGeneration",
+    prefixes=("model.language_model.", "language_model.model."),
+    heads=("lm_head.weight", "language_model.lm_head.weight"),
+    text_config="text_config",
+    sections=True,
+    slides=no_layer,
+    ignored=("model.visual.", "visual."),
 )
 _GEMMA2 = Architecture(
     "Gemma2ForCausalLM",
@@ -139,12 +177,7 @@ _GEMMA3_MULTIMODAL = Architecture(
     slides=all_but_every_nth_layer,
     local_theta="rope_local_base_freq",
     defaults=_GEMMA3_DEFAULTS,
-    ignored=(
-        "vision_tower.",
-        "multi_modal_projector.",
-        "model.vision_tower.",
-        "model.multi_modal_projector.",
-    ),
+    ignored=_VISION_TOWER,
 )
 _PHI3 = Architecture(
     "Phi3ForCausalLM",
@@ -192,6 +225,46 @@ _OLMO2 = Architecture(
     output_bias="attention_bias",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "eos_token_id": 50279},
 )
+_OLMO3 = replace(
+    _OLMO2,
+    name="Olmo3ForCausalLM",
+    layer_types=True,
+    slides=three_of_four,
+    unscaled_windows=True,
+    defaults={**_OLMO2.defaults, "sliding_window": 4096},
+)
+_EXAONE4 = replace(
+    _OLMO2,
+    name="Exaone4ForCausalLM",
+    qk_norm="head",
+    qkv_bias=False,
+    output_bias=False,
+    layer_types=True,
+    slides=by_pattern,
+    rotates=rotated_in_windows,
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+        "eos_token_id": 2,
+    },
+)
+_SEED_OSS = Architecture(
+    "SeedOssForCausalLM",
+    qkv_bias="attention_bias",
+    output_bias="attention_out_bias",
+    mlp_bias="mlp_bias",
+    defaults={
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 524288,
+        "attention_bias": True,
+        "attention_out_bias": False,
+        "mlp_bias": False,
+        "eos_token_id": 2,
+    },
+)
 _GRANITE = Architecture(
     "GraniteForCausalLM",
     qkv_bias="attention_bias",
@@ -209,6 +282,104 @@ _GRANITE = Architecture(
         "logits_scaling": 1.0,
         "eos_token_id": 2,
     },
+)
+_GRANITE_EXPERTS = ExpertRecord(
+    blocks=("block_sparse_moe.",),
+    router="router.layer",
+    stacked=("input_linear.weight", "output_linear.weight"),
+    intermediate="intermediate_size",
+    normalise=True,
+    optional=True,
+    shared_intermediate="shared_intermediate_size",
+    shared_gate_up=(".shared_mlp.input_linear",),
+    shared_down=".shared_mlp.output_linear",
+    shared_gate=None,
+)
+_GRANITE_MOE = replace(
+    _GRANITE,
+    name="GraniteMoeForCausalLM",
+    experts=_GRANITE_EXPERTS,
+    defaults={
+        **_GRANITE.defaults,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 0,
+    },
+)
+_GRANITE_MOE_SHARED = replace(_GRANITE_MOE, name="GraniteMoeSharedForCausalLM")
+_GRANITE_MOE_HYBRID = replace(
+    _GRANITE_MOE,
+    name="GraniteMoeHybridForCausalLM",
+    only_layer_types=("attention", "full_attention"),
+    intermediate="shared_intermediate_size",
+    rotates=rotated_by_name,
+    gate_up=("shared_mlp.input_linear",),
+    down="shared_mlp.output_linear",
+    defaults={**_GRANITE_MOE.defaults, "shared_intermediate_size": 1024},
+)
+_MINICPM = replace(
+    _LLAMA,
+    name="MiniCPMForCausalLM",
+    embedding_scale="scale_emb",
+    residual_scale="scale_depth",
+    residual_scale_by_depth=True,
+    logits_divisor="dim_model_base",
+    logits_divisor_of_width=True,
+    defaults={**_LLAMA.defaults, "scale_emb": 1, "scale_depth": 1.0, "dim_model_base": 1},
+)
+_HUNYUAN_DENSE = Architecture(
+    "HunYuanDenseV1ForCausalLM",
+    qk_norm="rotated",
+    q_norm="self_attn.query_layernorm",
+    k_norm="self_attn.key_layernorm",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    stretched_base="alpha",
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "eos_token_id": 2},
+)
+_ERNIE = Architecture(
+    "Ernie4_5ForCausalLM",
+    neighbours=True,
+    defaults={
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": 2,
+    },
+)
+_ERNIE_MOE = replace(
+    _ERNIE,
+    name="Ernie4_5_MoeForCausalLM",
+    keys={"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
+    experts=ExpertRecord(
+        normalise=True,
+        correction="moe_statics.e_score_correction_bias",
+        layers=by_interval,
+        shared_intermediate="moe_intermediate_size",
+        shared_count="moe_num_shared_experts",
+        shared_gate_up=("shared_experts.gate_proj", "shared_experts.up_proj"),
+        shared_down="shared_experts.down_proj",
+        shared_gate=None,
+    ),
+    defaults={
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": 2,
+        "moe_intermediate_size": 1536,
+        "moe_k": 6,
+        "moe_num_experts": 64,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": -1,
+        "moe_layer_interval": 1,
+    },
+    unused=("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj."),
 )
 _MIXTRAL = Architecture(
     "MixtralForCausalLM",
@@ -290,15 +461,29 @@ DECODERS: dict[str, Architecture] = {
         _LLAMA,
         _RECURSIVE,
         _MISTRAL,
+        _MINISTRAL,
+        _MINISTRAL3,
+        _MISTRAL3,
         _QWEN2,
         _QWEN3,
+        _QWEN3_VL,
         _GEMMA2,
         _GEMMA3,
         _GEMMA3_MULTIMODAL,
         _PHI3,
         _SMOLLM3,
         _OLMO2,
+        _OLMO3,
+        _EXAONE4,
+        _SEED_OSS,
         _GRANITE,
+        _GRANITE_MOE,
+        _GRANITE_MOE_SHARED,
+        _GRANITE_MOE_HYBRID,
+        _MINICPM,
+        _HUNYUAN_DENSE,
+        _ERNIE,
+        _ERNIE_MOE,
         _MIXTRAL,
         _QWEN2_MOE,
         _QWEN3_MOE,

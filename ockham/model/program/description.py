@@ -44,6 +44,7 @@ _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported for this architecture",
     "is_decoder": "encoders are supported as encoders only",
     "clip_qkv": "clipped queries, keys and values are not supported",
+    "use_bias": "projections with biases are not supported for this architecture",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
 
@@ -284,7 +285,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     layers, passes = _layers(architecture, values)
     heads = values.size("num_attention_heads")
     hidden_size = values.size("hidden_size")
-    widths = values.sizes("intermediate_size", layers)
+    widths = values.sizes(architecture.intermediate, layers)
     kv_heads = values.size("num_key_value_heads", heads)
     head_dim = values.size("head_dim", hidden_size // heads)
     if heads % kv_heads:
@@ -292,6 +293,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
             f"{values.spelling.of('num_key_value_heads')} ({kv_heads})."
         )
+    _check_layer_types(architecture, values, layers)
     sliding = _sliding_layers(architecture, config, layers)
     switch = architecture.bidirectional_switch
     causal = architecture.causal and not (switch is not None and values.flag(switch))
@@ -317,7 +319,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         architecture=architecture,
         vocab_size=values.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=max(widths) if widths else values.size("intermediate_size"),
+        intermediate_size=max(widths) if widths else values.size(architecture.intermediate),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -332,8 +334,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             values.number(architecture.embedding_scale, 1.0), architecture.embedding_scale_root
         ),
         attention_scale=_attention_scale(architecture, values, head_dim),
-        residual_scale=values.number(architecture.residual_scale, 1.0),
-        logits_scale=1.0 / values.number(architecture.logits_divisor, 1.0),
+        residual_scale=_residual_scale(architecture, values, layers),
+        logits_scale=_logits_scale(architecture, values, hidden_size),
         attention_softcap=values.optional_number(architecture.attention_softcap),
         final_softcap=values.optional_number(architecture.final_softcap),
         tied_embeddings=values.flag("tie_word_embeddings"),
@@ -463,6 +465,16 @@ def _attention_scale(architecture: Architecture, values: Values, head_dim: int) 
     return 1.0 / math.sqrt(scale) if architecture.attention_scale_root else scale
 
 
+def _residual_scale(architecture: Architecture, values: Values, layers: int) -> float:
+    scale = values.number(architecture.residual_scale, 1.0)
+    return scale / math.sqrt(layers) if architecture.residual_scale_by_depth else scale
+
+
+def _logits_scale(architecture: Architecture, values: Values, hidden_size: int) -> float:
+    divisor = values.number(architecture.logits_divisor, 1.0)
+    return divisor / hidden_size if architecture.logits_divisor_of_width else 1.0 / divisor
+
+
 def _activation(architecture: Architecture, config: Mapping[str, Any]) -> str:
     # Early Gemma 2 configs say "hidden_act" only.
     name = config.get(architecture.activation) or config.get("hidden_act") or "silu"
@@ -497,11 +509,25 @@ def _sliding_layers(
     return [kind == "sliding_attention" for kind in types]
 
 
+def _check_layer_types(architecture: Architecture, values: Values, layers: int) -> None:
+    """Raise ModelError where a layer is not of the only supported kind."""
+    known = architecture.only_layer_types
+    if not known:
+        return
+    types = values.config.get("layer_types")
+    others = [kind for kind in types or () if kind not in known]
+    if not isinstance(types, list) or len(types) != layers or others:
+        found = shown(others[0]) if others else "none for each layer"
+        raise ModelError(
+            f"{values.spelling.of('layer_types')} has {found}; of {architecture.name} models are "
+            f"supported whose layers are all {known[0]!r}."
+        )
+
+
 def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertSizes | None:
     record, config = architecture.experts, values.config
-    if record is None:
+    if record is None or (record.optional and not any(map(config.get, record.count))):
         return None
-    dense, every = set(config.get("mlp_only_layers") or ()), values.size("decoder_sparse_step", 1)
     key = next((key for key in record.count if config.get(key)), record.count[0])
     count, per_token = values.size(key), values.size("num_experts_per_tok")
     if per_token > count:
@@ -509,13 +535,15 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
             f"num_experts_per_tok ({per_token}) of config.json exceeds {key} ({count})."
         )
     shared = record.shared_intermediate
-    own = tuple(i for i in range(layers) if i not in dense and (i + 1) % every == 0)
+    own = tuple(i for i in range(layers) if record.layers(config, i))
+    shares = [key for key in (shared, record.shared_count) if key is not None]
+    alone = not all(config.get(key) for key in shares)
     return ExpertSizes(
         layers=own,
         count=count,
         per_token=per_token,
         intermediate_size=values.size(record.intermediate),
         normalise=values.flag(record.normalise),
-        shared=0 if shared is None else values.size(shared),
+        shared=0 if alone or not shares else math.prod(map(values.size, shares)),
         widths=expert_widths(values, len(own), count),
     )

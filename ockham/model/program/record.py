@@ -57,26 +57,81 @@ def rotated_by_interval(config: Config, layer: int) -> bool:
     return (layer + 1) % int(config["no_rope_layer_interval"]) != 0
 
 
+def by_sparse_step(config: Config, layer: int) -> bool:
+    """Qwen: every n-th layer has experts, but those that `mlp_only_layers` names."""
+    every = int(config.get("decoder_sparse_step") or 1)
+    return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0
+
+
+def by_interval(config: Config, layer: int) -> bool:
+    """Ernie 4.5: every n-th of the layers from one to another has experts."""
+    first, last = (int(config[f"moe_layer_{end}_index"]) for end in ("start", "end"))
+    within = first <= layer and (last < 0 or layer <= last)
+    return within and (layer + 1) % int(config["moe_layer_interval"]) == 0
+
+
+def rotated_by_name(config: Config, layer: int) -> bool:
+    """Granite 4: `position_embedding_type` is "rope", or "nope" where nothing is rotated."""
+    return config.get("position_embedding_type") == "rope"
+
+
 def rotated_always(config: Config, layer: int) -> bool:
     return True
+
+
+def three_of_four(config: Config, layer: int) -> bool:
+    """OLMo 3: every fourth layer sees everything."""
+    return (layer + 1) % 4 != 0
+
+
+def by_pattern(config: Config, layer: int) -> bool:
+    """EXAONE 4: `sliding_window_pattern` is a text that repeats, with L for layers that see a
+    window, or a number n: every n-th layer sees everything."""
+    pattern = config.get("sliding_window_pattern")
+    if isinstance(pattern, str):
+        return pattern[layer % len(pattern)] == "L"
+    return pattern is not None and pattern != 0 and (layer + 1) % int(pattern) != 0
+
+
+def rotated_in_windows(config: Config, layer: int) -> bool:
+    """EXAONE 4: a layer that sees everything does not rotate where others see a window."""
+    if not config.get("sliding_window"):
+        return True
+    types = config.get("layer_types")
+    return by_pattern(config, layer) if types is None else types[layer] == "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertRecord:
     """A mixture of experts: names relative to the block, which stands at one of `blocks`.
 
-    Experts are stored one by one (`experts.{n}.{gate}.weight`) or stacked (`experts.gate_up_proj`
-    of shape (experts, 2 * I, D) and `experts.down_proj`). `normalise` is a config key, or a fact.
+    Experts are stored one by one (`experts.{n}.{gate}.weight`) or `stacked`: gates and ups of shape
+    (experts, 2 * I, D), and downs. `layers` says which layers have experts. `normalise` is a config
+    key, or a fact. `correction` names what is added to a row's weights where its experts are
+    chosen, and only there.
+
+    A shared expert is as wide as `shared_intermediate` says, times `shared_count` where there is
+    one; its names are those from the layer on where they begin with a dot. Where `optional`, a
+    model of no experts is dense.
     """
 
     blocks: tuple[str, ...] = ("mlp.",)
+    router: str = "gate"
+    correction: str | None = None
+    stacked: tuple[str, str] = ("experts.gate_up_proj", "experts.down_proj")
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
     count: tuple[str, ...] = ("num_experts", "num_local_experts")
     intermediate: str = "moe_intermediate_size"
     normalise: str | bool = "norm_topk_prob"
+    layers: SlidingRule = by_sparse_step
+    optional: bool = False
     shared_intermediate: str | None = None
+    shared_count: str | None = None
+    shared_gate_up: tuple[str, ...] = ("shared_expert.gate_proj", "shared_expert.up_proj")
+    shared_down: str = "shared_expert.down_proj"
+    shared_gate: str | None = "shared_expert_gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +188,16 @@ class Architecture:
     """The norm of the residual stream itself after the attention was added; of the feed-forward the
     same."""
     mlp_stream_norm: str | None = None
-    qk_norm: str | None = None  # "head" or "whole"
+    qk_norm: Literal["head", "whole", "rotated"] | None = None
+    """Whether queries and keys are normed head by head, all heads of a row together, or head by
+    head after their rotation."""
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
     qkv_bias: str | bool = False
     output_bias: str | bool = False
     mlp_bias: str | bool = False
+    intermediate: str = "intermediate_size"
+    """The width of dense feed-forwards."""
     gated: bool = True
     activation: str = "hidden_act"
     positions: str | None = None
@@ -150,7 +211,11 @@ class Architecture:
     attention_scale: str | None = None
     attention_scale_root: bool = False
     residual_scale: str | None = None
+    residual_scale_by_depth: bool = False
+    """Whether it is divided by the root of the number of layers."""
     logits_divisor: str | None = None
+    logits_divisor_of_width: bool = False
+    """Whether logits are divided by how many times the hidden size is `config[logits_divisor]`."""
     attention_softcap: str | None = None
     final_softcap: str | None = None
     passes: str | None = None
@@ -159,11 +224,28 @@ class Architecture:
     routers: str = "routers."
     """By which rows take each pass but the first, counted from 0: a weight (1, D) and a bias."""
     layer_types: bool = False
+    only_layer_types: tuple[str, ...] = ()
+    """What every entry of `layer_types` must be one of, where an architecture has layers of other
+    kinds too, which are not supported."""
     slides: SlidingRule = no_layer
     window_switch: str | None = None
     rotates: SlidingRule = rotated_always
     partial_rotary: bool = False
+    neighbours: bool = False
+    """Whether the rotary embedding pairs element 2 i of a head with 2 i + 1, and not with one half
+    a head away. Rows of queries and keys are put in order when they are loaded."""
+    sections: bool = False
+    """Whether parts of a head are rotated by an image's rows and columns. Where there is only text,
+    all parts are rotated by the same position."""
     local_theta: str | None = None
+    unscaled_windows: bool = False
+    """Whether layers that see a window leave the scaling of the rotary embedding out."""
+    stretched_base: str | None = None
+    """The key among those of a dynamic rotary embedding that stretches its base for texts of any
+    length: by its value to the power d / (d - 2), d the rotated elements."""
+    query_growth: str | None = None
+    """The key among those of the rotary embedding that lets queries grow with their position
+    (`Rope.growth`)."""
     rope_aliases: Mapping[str, str] = field(default_factory=dict)
     experts: ExpertRecord | None = None
     causal: bool = True

@@ -73,7 +73,13 @@ class RopeVariant:
             raise ModelError(f"{self._wrong}: {shown(str(error))}.") from None
         if not (np.isfinite(frequencies).all() and math.isfinite(scale)):
             raise ModelError(f"{self._wrong}: frequencies that are not finite.")
-        return Rope(np.ascontiguousarray(frequencies, np.float32), float(scale), self.dual_chunk)
+        return Rope(
+            np.ascontiguousarray(frequencies, np.float32),
+            float(scale),
+            self.dual_chunk,
+            self.parameters.get("growth", 0.0),
+            self.parameters.get("period", 1),
+        )
 
     @property
     def _wrong(self) -> str:
@@ -188,6 +194,9 @@ _NUMBERS = (
     *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
 )
 SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
+_SECTIONS = ("mrope_section", "mrope_interleaved")
+GROWTH = ("growth", "period")
+"""The keys of `RopeVariant.parameters` that let queries grow."""
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -211,15 +220,24 @@ def read_rope(
             return None
     elif sliding and architecture.local_theta is not None:
         given = {}
+    elif sliding and architecture.unscaled_windows:
+        given = {key: value for key, value in given.items() if key == "rope_theta"}
     if sliding and architecture.local_theta is not None:
         theta = config[architecture.local_theta]
     parameters = dict(given)
+    if architecture.sections:
+        parameters = {key: value for key, value in parameters.items() if key not in _SECTIONS}
+    growth = parameters.pop(architecture.query_growth or "", None) or 0.0
     kind = str(parameters.pop("rope_type", parameters.pop("type", None)) or "default")
     parameters.pop("type", None)
     kind = architecture.rope_aliases.get(kind, kind)
     theta = parameters.pop("rope_theta", None) or theta
+    stretch = parameters.pop(architecture.stretched_base or "", None)
     partial = parameters.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")
     rotary_dim = int(head_dim * _partial(architecture, partial))
+    if stretch and kind == "dynamic":
+        theta, kind = _stretched(theta, stretch, rotary_dim), "default"
+        parameters = {}
     if kind in SCALED_FROM_ORIGINAL:
         original = config.get("original_max_position_embeddings") or parameters.get(
             "original_max_position_embeddings", config["max_position_embeddings"]
@@ -227,6 +245,8 @@ def read_rope(
         parameters["original_max_position_embeddings"] = original
     check_parameters(kind, {**parameters, "rope_theta": theta}, rotary_dim)
     positions = int(config["max_position_embeddings"])
+    if growth:
+        parameters |= _growing(growth, parameters.get("original_max_position_embeddings"))
     variant = RopeVariant(kind, float(theta), rotary_dim, positions, parameters)
     chunks = config.get("dual_chunk_attention_config")
     if not chunks or sliding:
@@ -239,6 +259,27 @@ def read_rope(
         return replace(variant, dual_chunk=read_dual_chunk(chunks, positions))
     except ValueError as error:
         raise ModelError(f"dual_chunk_attention_config of config.json: {error}.") from None
+
+
+def _stretched(theta: Any, stretch: Any, rotary_dim: int) -> float:
+    if not is_positive(theta) or not is_positive(stretch) or rotary_dim < 4:
+        raise ModelError(
+            f"a dynamic rotary embedding over {rotary_dim} elements with the base {shown(theta)}, "
+            f"stretched by {shown(stretch)}, is not supported: it needs positive numbers, and 4 "
+            "elements."
+        )
+    return float(theta * stretch ** (rotary_dim / (rotary_dim - 2)))
+
+
+def _growing(growth: Any, period: Any) -> dict[str, Any]:
+    """What lets queries grow, checked."""
+    if not is_positive(growth) or type(period) is not int or period < 1:
+        raise ModelError(
+            f"queries that grow by {shown(growth)} with their position need a positive number, and "
+            "original_max_position_embeddings of the rotary embedding of config.json, which is "
+            f"{shown(period)}."
+        )
+    return {"growth": float(growth), "period": period}
 
 
 def _partial(architecture: Architecture, factor: float | None) -> float:

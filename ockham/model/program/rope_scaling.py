@@ -12,6 +12,7 @@ from ockham.core.numbers import shown
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.dual_chunk import KEYS, read_dual_chunk
 from ockham.model.program.rope import (
+    GROWTH,
     KINDS,
     SCALED_FROM_ORIGINAL,
     RopeVariant,
@@ -93,6 +94,7 @@ def rescaled(variant: RopeVariant, setting: Mapping[str, Any]) -> RopeVariant:
             raise ConfigError(
                 f"rope_scaling: {str(error).replace(' of config.json', '')}"
             ) from None
+        parameters |= {key: variant.parameters[key] for key in GROWTH if key in variant.parameters}
         theta = float(parameters.pop("rope_theta", variant.theta))
         found = replace(variant, kind=kind, theta=theta, parameters=parameters)
         factor = parameters.get("factor", 1.0)

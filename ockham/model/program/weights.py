@@ -16,12 +16,25 @@ from ockham.core.seams import Linear, Role
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows [start, stop) of a tensor of the checkpoint, which must have this shape."""
+    """Rows [start, stop) of a tensor of the checkpoint, which must have this shape.
+
+    `pairs`, where rotary pairs are neighbours in the checkpoint, is the size of a head and how many
+    elements of it are rotated: the rows of whole heads are wanted in the order of `halves`."""
 
     name: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    pairs: tuple[int, int] | None = None
+
+
+def halves(rows: int, pairs: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Where the rows of heads stand whose rotary pairs are neighbours, in the order in which the
+    first of all pairs of a head come before the second ones, and what is not rotated last."""
+    head, rotated = pairs
+    within = np.arange(head)
+    within[:rotated] = np.arange(rotated).reshape(-1, 2).T.reshape(-1)
+    return (np.arange(rows).reshape(-1, head)[:, within]).reshape(-1)
 
 
 def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:

@@ -58,6 +58,10 @@ def read_back(
             or getattr(op, "stream_norm", None) is not None
         ):
             raise ConfigError("gradients are not computed through norms behind a branch.")
+        if isinstance(op, AttentionInput) and op.changes_rotated_queries:
+            raise ConfigError(
+                "gradients are not computed through queries that change after their rotation."
+            )
     if description.without_attention:
         raise ConfigError("gradients are not computed where layers have no attention.")
     if description.dual_chunk:

@@ -122,7 +122,8 @@ class RewrittenModel:
             self.set_config(record.intermediate, max(flat))
             self.set_config(EXPERT_WIDTHS, None if even else [list(layer) for layer in widths])
             return
-        self.set_config("intermediate_size", flat[0] if len(set(flat)) == 1 else flat)
+        key = self._opened.description.architecture.intermediate
+        self.set_config(key, flat[0] if len(set(flat)) == 1 else flat)
 
     def check_stream(self, what: str) -> None:
         if self._anatomy.obstacles:

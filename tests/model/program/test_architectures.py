@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ModelError
+from ockham.model.loading import load_model
 from tests.helpers.architectures import CASES
-from tests.helpers.oracle import assert_same_logits, load, oracle_logits
+from tests.helpers.oracle import Case, assert_same_logits, load, oracle_logits
 from tests.helpers.steps import prompt_logits
 
 
@@ -29,3 +34,43 @@ def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_logits_are_those_of_transformers(checked: Any, chunk: int) -> None:
     case, model, expected = checked
     assert_same_logits(prompt_logits(model, case.prompts(), chunk), expected)
+
+
+def test_minicpm_is_a_llama_with_multipliers(tmp_path: Path) -> None:
+    """Its code is not part of transformers; Granite's has the same multipliers by other names."""
+    multipliers = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 0.5}
+    case = Case("Granite", {**multipliers, "attention_multiplier": 8**-0.5})
+    oracle = case.build()
+    oracle.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in (*multipliers, "attention_multiplier"):
+        del config[name]
+    # 0.4 = 0.8 / sqrt(4 layers), 0.5 = 32 hidden / 64.
+    config |= {"scale_emb": 3, "scale_depth": 0.8, "dim_model_base": 64}
+    config["architectures"] = ["MiniCPMForCausalLM"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = prompt_logits(load(tmp_path), case.prompts(), 7)
+    assert_same_logits(found, oracle_logits(oracle, case.prompts()))
+
+
+@pytest.mark.parametrize("name", ["mistral3", "qwen3-vl"])
+def test_of_a_model_of_text_and_images_the_text_part_is_loaded_and_that_is_said(
+    name: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    case.build().save_pretrained(tmp_path)
+    told: list[str] = []
+    settings = {"dtype": "float32", "max_num_seqs": 2, "max_model_len": 64}
+    load_model(EngineConfig(model=str(tmp_path), **settings), told.append)
+    assert [line for line in told if "text part" in line] == [
+        line for line in told if f"only the text part of {case.model} is used; " in line
+    ]
+    assert any("text part" in line for line in told)
+    assert not any("warning" in line for line in told)
+
+
+def test_dual_chunks_are_refused_where_norms_stand_behind_the_rotation(tmp_path: Path) -> None:
+    CASES["hunyuan-dense"].build().save_pretrained(tmp_path)
+    chunks = {"rope_type": "dual_chunk", "chunk_size": 128, "local_size": 64}
+    with pytest.raises(ModelError, match="HunYuanDenseV1ForCausalLM, whose queries and keys are"):
+        load(tmp_path, max_model_len=256, rope_scaling=chunks)

@@ -22,6 +22,9 @@ LLAMA: dict[str, Any] = {
 }
 
 
+MINISTRAL3 = {"architectures": ["Ministral3ForCausalLM"], "num_key_value_heads": 2}
+
+
 def llama3(**changes: Any) -> dict[str, Any]:
     rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4}
     return {"rope_scaling": {**rope, **changes}}
@@ -84,6 +87,42 @@ def test_more_experts_per_token_than_experts_are_refused() -> None:
     mixtral = {**LLAMA, "architectures": ["MixtralForCausalLM"], "num_key_value_heads": 2}
     with pytest.raises(ModelError, match=r"num_experts_per_tok \(9\) .* exceeds"):
         describe({**mixtral, "num_local_experts": 8, "num_experts_per_tok": 9})
+
+
+@pytest.mark.parametrize(
+    ("types", "found"),
+    [
+        (["attention", "mamba", "attention", "mamba"], "'mamba'"),
+        (None, "none for each layer"),
+        (["attention"], "none for each layer"),
+    ],
+)
+def test_layers_of_mamba_are_refused(types: Any, found: str) -> None:
+    granite = {**LLAMA, "architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": types}
+    with pytest.raises(
+        ModelError, match=rf"layer_types of config\.json has {found}; of Granite.* a"
+    ):
+        describe(granite)
+
+
+@pytest.mark.parametrize(("rope", "growth"), [({}, "'a'"), ({"llama_4_scaling_beta": -1}, "-1")])
+def test_queries_grow_by_a_positive_number(rope: dict[str, Any], growth: str) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    yarn |= {"llama_4_scaling_beta": "a", **rope}
+    with pytest.raises(ModelError, match=f"queries that grow by {growth} with their position need"):
+        describe({**LLAMA, **MINISTRAL3, "rope_scaling": yarn})
+
+
+def test_a_stretched_base_is_a_positive_number() -> None:
+    rope = {"rope_type": "dynamic", "alpha": "wide", "factor": 1.0}
+    with pytest.raises(ModelError, match=r"base 10000\.0, stretched by 'wide', is not supported"):
+        describe({**LLAMA, "architectures": ["HunYuanDenseV1ForCausalLM"], "rope_scaling": rope})
+
+
+def test_biases_of_ernie_are_refused() -> None:
+    ernie = {**LLAMA, "architectures": ["Ernie4_5ForCausalLM"], "num_key_value_heads": 2}
+    with pytest.raises(ModelError, match="sets use_bias: projections with biases"):
+        describe({**ernie, "use_bias": True})
 
 
 @pytest.mark.parametrize("given", [[4], [1, 1], [2, 1], ["1"], [True], 1, [0, 1, 2, 3]])

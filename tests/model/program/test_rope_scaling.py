@@ -274,3 +274,21 @@ def test_drafts_prefixes_and_static_patterns_go_with_it(tmp_path: Path) -> None:
         found.append(outputs[0])
     assert found[0] == found[1]
     assert found[0][0] != found[0][1]
+
+
+def test_queries_go_on_growing_where_the_rest_is_scaled() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    config = {
+        "architectures": ["Ministral3ForCausalLM"],
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": {**yarn, "llama_4_scaling_beta": 0.1},
+    }
+    own = describe(config)
+    scaled = rescale(own, {"rope_type": "linear", "factor": 2.0})
+    found = [variant.fix(512) for each in (own, scaled) if (variant := each.ropes[0])]
+    assert [(rope.growth, rope.period) for rope in found] == [(0.1, 64)] * 2
