@@ -63,6 +63,21 @@ static inline Lanes logistic(Lanes x) {
 
 static inline Lanes silu(Lanes x) { return x * logistic(x); }
 
+// The lesser of x and a limit; NaN for NaN.
+static inline Lanes at_most(Lanes x, Lanes limit) { return select(less(limit, x), limit, x); }
+
+// Of gpt-oss's gated feed-forward what a gate becomes, x * logistic(1.702 x) with x at most 7; and the
+// up, which is kept within 7 of zero before 1 is added.
+static inline Lanes clamped_swish(Lanes x) {
+    x = at_most(x, broadcast(7.0f));
+    return x * logistic(x * broadcast(1.702f));
+}
+static inline Lanes clamped_up(Lanes x) {
+    const Lanes least = broadcast(-7.0f);
+    x = at_most(x, broadcast(7.0f));
+    return select(less(x, least), least, x) + broadcast(1.0f);
+}
+
 // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 static inline Lanes gelu_tanh(Lanes x) {
     const Lanes inner =

@@ -18,9 +18,9 @@ constexpr int64_t part_keys = 1024;
 constexpr int64_t block_groups = block_keys / group_keys;
 constexpr int64_t part_groups = part_keys / group_keys;
 
-// The activations of a feed-forward.
-enum class Activation { silu, gelu_tanh, gelu, relu };
-constexpr int activation_count = 4;
+// The activations of a feed-forward. Gated by clamped_swiglu, ups count as well, see functions.h.
+enum class Activation { silu, gelu_tanh, gelu, relu, clamped_swiglu };
+constexpr int activation_count = 5;
 
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 

@@ -94,13 +94,16 @@ static inline __attribute__((always_inline)) Lanes activation_of(Lanes x) {
     if constexpr (ACTIVATION == Activation::silu) return silu(x);
     if constexpr (ACTIVATION == Activation::gelu_tanh) return gelu_tanh(x);
     if constexpr (ACTIVATION == Activation::gelu) return gelu(x);
+    if constexpr (ACTIVATION == Activation::clamped_swiglu) return clamped_swish(x);
     return relu(x);
 }
 
 template <Activation ACTIVATION>
 static void gated(const float* gate, const float* up, int64_t length, float* y) {
     for_each_vector(length, [&](int64_t j, auto from, auto to) {
-        to(y + j, activation_of<ACTIVATION>(from(gate + j)) * from(up + j));
+        Lanes factor = from(up + j);
+        if constexpr (ACTIVATION == Activation::clamped_swiglu) factor = clamped_up(factor);
+        to(y + j, activation_of<ACTIVATION>(from(gate + j)) * factor);
     });
 }
 
@@ -278,9 +281,9 @@ const RowKernels row_kernels = {
     add_scaled,
     multiply,
     {gated<Activation::silu>, gated<Activation::gelu_tanh>, gated<Activation::gelu>,
-     gated<Activation::relu>},
+     gated<Activation::relu>, gated<Activation::clamped_swiglu>},
     {activated<Activation::silu>, activated<Activation::gelu_tanh>, activated<Activation::gelu>,
-     activated<Activation::relu>},
+     activated<Activation::relu>, activated<Activation::clamped_swiglu>},
     rotate,
     softcap,
     softmax,

@@ -103,7 +103,7 @@ Attend::Attend(const Fields& fields)
     : layer(fields.integer("layer")),
       group(fields.integer("group")),
       shape{fields.integer("heads"), fields.integer("kv_heads"), fields.integer("head_dim"),
-            fields.number("scale"), fields.optional_number("softcap")},
+            fields.number("scale"), fields.optional_number("softcap"), fields.floats("sinks")},
       causal(fields.flag("causal")) {
     if (fields.none("window")) return;
     window = fields.integer("window");
@@ -119,6 +119,7 @@ void Attend::check(Program& program) const {
     const LayerPlane plane = program.planes.layer(layer);
     require(plane.kv_heads == shape.kv_heads && plane.head_dim == shape.head_dim,
             at("the planes", layer) + " have another shape than its attention.");
+    check_vector(shape.sinks, shape.heads, at("the sinks", layer));
     const Rope& rope = input->rope;
     if (rope.chunk == 0) return;
     require(causal, at("the attention", layer) + " has chunks, but is not causal.");

@@ -99,13 +99,26 @@ Segments cut_segments(const Experts& op, const Pairs& pairs, Activations& own) {
     return cut;
 }
 
-// y = each segment's prepared rows, `input` or `gated`, times its expert's matrix; a segment's stand
-// from first(segment) on. All experts' tiles are in one loop, so that small experts keep all threads
-// busy.
+// Where the bias of each expert stands in the biases of all; null where there are none.
+std::vector<const float*> bias_of_each(const std::vector<PackedMatrix>& matrices,
+                                       const std::vector<float>& biases) {
+    std::vector<const float*> found(matrices.size(), nullptr);
+    const float* next = biases.data();
+    for (size_t e = 0; e < matrices.size() && !biases.empty(); ++e) {
+        found[e] = next;
+        next += matrices[e].outputs;
+    }
+    return found;
+}
+
+// y = each segment's prepared rows, `input` or `gated`, times its expert's matrix, plus its bias; a
+// segment's stand from first(segment) on. All experts' tiles are in one loop, so that small experts keep
+// all threads busy.
 template <class First>
 void expert_products(Run& run, const std::vector<PackedMatrix>& matrices,
-                     const std::vector<Segment>& segments, PreparedInput Segment::*prepared,
-                     const First& first_of, float* y) {
+                     const std::vector<float>& biases, const std::vector<Segment>& segments,
+                     PreparedInput Segment::*prepared, const First& first_of, float* y) {
+    const std::vector<const float*> bias = bias_of_each(matrices, biases);
     struct Part {
         const Segment* segment;
         Tiling cut;
@@ -124,7 +137,7 @@ void expert_products(Run& run, const std::vector<PackedMatrix>& matrices,
                              1);
         const PackedMatrix& matrix = matrices[part.segment->expert];
         linear_tile(run.isa, matrix, part.segment->*prepared, part.cut, tile - part.first,
-                    y + first_of(*part.segment), matrix.outputs, nullptr);
+                    y + first_of(*part.segment), matrix.outputs, bias[part.segment->expert]);
     });
 }
 
@@ -161,7 +174,7 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
         prepare_row(run.isa, segment.input, i - segment.begin, h + pairs.row(i) * hidden);
     });
     float* gate_up = own.expert_x.take<float>(segments.gates);
-    expert_products(run, op.gate_up, segments.all, &Segment::input,
+    expert_products(run, op.gate_up, op.gate_up_bias, segments.all, &Segment::input,
                     [](const Segment& segment) { return segment.first_gate; }, gate_up);
     for (Buffer& buffer : own.rows) buffer.take<float>(segments.widest);
     for_rows(run.pool, pairs.count(), 2 * segments.widest, [&](int64_t i, int thread) {
@@ -173,7 +186,7 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
         prepare_row(run.isa, segment.gated, i - segment.begin, gated);
     });
     float* out = own.expert_out.take<float>(pairs.count() * hidden);
-    expert_products(run, op.down, segments.all, &Segment::gated,
+    expert_products(run, op.down, op.down_bias, segments.all, &Segment::gated,
                     [hidden](const Segment& segment) { return segment.begin * hidden; }, out);
     sum_pairs(run, pairs, own.expert_weights.get<float>() + first * per_row, out,
               branch + first * hidden);
@@ -206,6 +219,8 @@ Experts::Experts(const Fields& fields)
     : layer(fields.integer("layer")),
       gate_up(fields.matrices("gate_up")),
       down(fields.matrices("down")),
+      gate_up_bias(fields.floats("gate_up_bias")),
+      down_bias(fields.floats("down_bias")),
       activation(fields.activation("activation")),
       shared_gate_up(fields.optional_matrix("shared_gate_up")),
       shared_down(fields.optional_matrix("shared_down")),
@@ -220,11 +235,15 @@ void Experts::check(Program& program) const {
     require(gate_up.size() == experts && down.size() == experts,
             at("the experts", layer) + " are not as many as its router knows.");
     const int64_t hidden = program.hidden;
+    int64_t gates = 0;
     for (size_t e = 0; e < experts; ++e) {
         const int64_t inner = down[e].inputs;
         check_matrix(gate_up[e], 2 * inner, hidden, at("an expert", layer));
         check_matrix(down[e], hidden, inner, at("an expert", layer));
+        gates += 2 * inner;
     }
+    check_vector(gate_up_bias, gates, at("the biases of the experts' gates and ups", layer));
+    check_vector(down_bias, static_cast<int64_t>(experts) * hidden, at("the biases of the experts", layer));
     if (shared_gate_up) {
         const int64_t inner = shared_down.inputs();
         check_matrix(shared_gate_up, 2 * inner, hidden, at("the shared expert", layer));

@@ -13,6 +13,7 @@ namespace ockham::ops {
 struct Experts final : Operation {
     int64_t layer = 0;
     std::vector<PackedMatrix> gate_up, down;
+    std::vector<float> gate_up_bias, down_bias;  // of all experts, one after another
     Activation activation = Activation::silu;
     Stack shared_gate_up, shared_down, shared_gate;
     Norm post_norm;

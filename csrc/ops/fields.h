@@ -74,6 +74,7 @@ class Fields {
         if (name == "gelu_tanh") return Activation::gelu_tanh;
         if (name == "gelu") return Activation::gelu;
         if (name == "relu") return Activation::relu;
+        if (name == "clamped_swiglu") return Activation::clamped_swiglu;
         throw std::invalid_argument("the cpu backend does not know the activation " + name + ".");
     }
 };

@@ -92,9 +92,15 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     const int64_t a_stride = shape.heads * shape.head_dim;
 
     // Writes one query's result; `i` counts the queries of a tile.
+    const std::vector<float> nothing(shape.sinks.empty() ? 0 : static_cast<size_t>(width));
     const auto finish = [&](const AttentionPlan::Rows& rows, int64_t head, int64_t i, float peak,
-                            float total, const float* out) {
+                            float total, float* out) {
         const int64_t row = rows.begin + i / repeat, query_head = head * repeat + i % repeat;
+        if (!shape.sinks.empty()) {
+            const float one = 1.0f;
+            kernels.merge(1, width, &shape.sinks[query_head], &one, nothing.data(), &peak, &total,
+                          out);
+        }
         float* to = a + row * a_stride + query_head * shape.head_dim;
         kernels.finish(out, total, shape.head_dim, to);
         if (plane.v.rotated()) row_kernels(isa).hadamard(to, shape.head_dim);
@@ -295,6 +301,9 @@ void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                 whole[i] += std::exp(static_cast<double>(sums.peak[i]) - visited[2 * i]) *
                             (sums.total[i] / static_cast<double>(visited[2 * i + 1]));
         }
+        for (int64_t i = 0; i < repeat && !shape.sinks.empty(); ++i)
+            whole[i] += std::exp(static_cast<double>(shape.sinks[head * repeat + i]) - visited[2 * i]) /
+                        static_cast<double>(visited[2 * i + 1]);
         double sum = 0.0;
         for (int64_t i = 0; i < repeat; ++i) sum += std::min(1.0, 1.0 / whole[i]);
         recall[head] = static_cast<float>(sum / static_cast<double>(repeat));

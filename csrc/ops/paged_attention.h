@@ -98,6 +98,9 @@ struct AttentionShape {
     int64_t heads, kv_heads, head_dim;
     float scale;
     float softcap;  // 0: none
+    // By query head the score of a key without a value, which every row sees and visits; empty: none. It
+    // is merged after the keys, as a part of its own.
+    std::vector<float> sinks = {};
 };
 
 // What one thread needs while it attends.
@@ -121,15 +124,15 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
 
 // The attention probabilities of one row, for the keys that it sees in order, summed over query heads
 // in order: over those of each key-value head ([kv_heads][high - low]), or with `summed` over all
-// ([high - low]); 0 for keys that are not visited. `totals` as attend() left it.
+// ([high - low]); 0 for keys that are not visited. What a sink takes is missing. `totals` as attend() left it.
 void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
                const float* q, int64_t q_stride, const float* totals, int64_t row, bool summed,
                float* scores, AttentionScratch& scratch);
 
 // Of one row the share of its attention that is on keys which it visits, if it looked at all that it
-// sees: for each key-value head the mean over its query heads, recall[kv_heads]. `totals` as attend()
-// left it. 1 for a row that does not attend.
+// sees: for each key-value head the mean over its query heads, recall[kv_heads]. A sink counts as a key that
+// is visited. `totals` as attend() left it. 1 for a row that does not attend.
 void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                 const AttentionShape& shape, const LayerPlane& plane, const float* q,
                 int64_t q_stride, const float* totals, int64_t row, float* recall,

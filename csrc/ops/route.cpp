@@ -40,6 +40,7 @@ void choose(float* p, const float* correction, int64_t count, int64_t top_k, boo
 Route::Route(const Fields& fields)
     : layer(fields.integer("layer")),
       router(fields.matrix("router")),
+      bias(fields.floats("bias")),
       top_k(fields.integer("top_k")),
       normalise(fields.flag("normalise")),
       norm(fields.norm("norm")),
@@ -50,6 +51,7 @@ void Route::check(Program& program) const {
     check_matrix(router, experts, program.hidden, at("the router", layer));
     check_norm(norm, program.hidden, at("the norm", layer));
     check_vector(correction, experts, at("the router's correction", layer));
+    check_vector(bias, experts, at("the router's bias", layer));
     require(top_k > 0 && top_k <= experts,
             at("the router", layer) + " cannot choose so many experts.");
 }
@@ -73,7 +75,7 @@ void Route::run(Run& run) const {
     run.routed_rows = rows;
     if (rows == 0) return;
     float* scores = own.gate_up.take<float>(rows * experts);
-    product(run, router, Rows{rows, hidden, normed}, scores);
+    product(run, router, Rows{rows, hidden, normed}, scores, bias);
 
     int32_t* chosen = own.experts.take<int32_t>(rows * top_k);
     float* weights = own.expert_weights.take<float>(rows * top_k);

@@ -12,6 +12,7 @@ namespace ockham::ops {
 struct Route final : Operation {
     int64_t layer = 0;
     Stack router;
+    std::vector<float> bias;
     int64_t top_k = 0;
     bool normalise = false;
     Norm norm;

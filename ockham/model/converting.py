@@ -233,7 +233,7 @@ def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
         raise ConfigError(
             f"{path} is a GGUF file, and adapters are merged into safetensors checkpoints only."
         )
-    source = MergedSource(path, opened.config, adapter)
+    source = MergedSource(path, opened.config, opened.description, adapter)
     opened.source.close()
     return dataclasses.replace(opened, source=source)
 

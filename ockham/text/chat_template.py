@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ockham.core.errors import InvalidRequest
-from ockham.text.chat_messages import Form, check_messages, forms_for, in_form
+from ockham.text.chat_messages import Form, check_messages, forms_for, in_form, text_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -115,6 +115,7 @@ class ChatTemplate:
         self._tools = [_TOOL] if with_tools else None
         self._seen: dict[tuple[str, Form], Seen] = {}
         self._no_content: dict[bool, dict[str, Any]] = {}
+        self._both: bool | None = None
 
     def render(
         self,
@@ -199,6 +200,10 @@ class ChatTemplate:
         """The messages with their content in a form that the template shows."""
         for index, message in enumerate(messages):
             content, role = message["content"], message["role"]
+            thought = message.get("thinking")
+            if content and thought and message.get("tool_calls") and not self._takes_both():
+                message["thinking"] = f"{thought}\n\n{text_of(content)}"
+                content = None
             if content is None:
                 del message["content"]
                 message |= self._nothing(_has_result(messages, index))
@@ -216,6 +221,17 @@ class ChatTemplate:
                 )
             message["content"] = in_form(content, form)
         return messages
+
+    def _takes_both(self) -> bool:
+        """Whether it shows calls beside which there are a thought and content; gpt-oss's refuses
+        them, and shows either as a thought."""
+        if self._both is None:
+            [asked, called] = self._with_call(self._nothing(False), with_result=False)
+            form = self._form("assistant", "x") or "string"
+            thinking = {**called, "thinking": "x"}
+            both = [asked, {**thinking, "content": in_form("x", form)}]
+            self._both = self._try(both) is not None or self._try([asked, thinking]) is None
+        return self._both
 
     def _form(self, kind: str, content: Any) -> Form | None:
         """The first form of `content` that is shown in messages of a kind; None if its text would

@@ -43,7 +43,7 @@ class Decoder(nn.Module):
 
     def __init__(self, model: RewrittenModel) -> None:
         """Raises ConfigError for operations that are not computed here: activations but SiLU, norms
-        behind branches, soft caps, dual chunk attention."""
+        behind branches, soft caps, sinks, biases of experts, dual chunk attention."""
         super().__init__()
         read = {name: values() for name, _, values in model.tensors()}
         self.shapes = {name: tuple(shape) for name, shape, _ in model.tensors()}
@@ -325,6 +325,10 @@ def _check(op: Operation) -> None:
     for field in ("post_norm", "stream_norm", "softcap"):
         if getattr(op, field, None) is not None:
             raise ConfigError(f"models with a {field.replace('_', ' ')} are not trained so.")
+    if getattr(op, "sinks", None) is not None:
+        raise ConfigError("models whose attention has sinks are not trained so.")
+    if isinstance(op, Experts) and (op.gate_up_bias is not None or op.down_bias is not None):
+        raise ConfigError("models whose experts have biases are not trained so.")
     if isinstance(op, AttentionInput) and op.rope is not None and op.rope.dual_chunk is not None:
         raise ConfigError("models with dual chunk attention are not trained so.")
     if isinstance(op, AttentionInput) and op.changes_rotated_queries:

@@ -25,6 +25,7 @@ from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.corrected import corrected, corrected_in_a_mix
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.gpt_oss import tiny_gpt_oss
 from tests.helpers.grammars import with_grammars
 from tests.helpers.keep_heads import write_random_alphas, write_random_heads
 from tests.helpers.random_maps import write_random_maps
@@ -209,6 +210,15 @@ def test_no_schedule_changes_a_bit_of_state_in_codes(name: str, isa: str, tmp_pa
     """Every token is coded when it is written, alone."""
     checkpoint, state = CHECKPOINTS[name](tmp_path / "model"), CODED[name]
     check_schedules(checkpoint, isa, tmp_path, share=0.3, quantization="bf16", kv_cache_dtype=state)
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "k=int8,v=int4"])
+def test_no_schedule_changes_a_bit_of_attention_with_sinks(
+    state: str, isa: str, tmp_path: Path
+) -> None:
+    """gpt-oss: windows in every other layer, and experts with biases in MXFP4."""
+    checkpoint = tiny_gpt_oss(tmp_path / "model", window=20, **{**SIZES, "intermediate_size": 128})
+    check_schedules(checkpoint, isa, tmp_path, share=0.3, kv_cache_dtype=state)
 
 
 @pytest.mark.parametrize("passes", [2, 3])

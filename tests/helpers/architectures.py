@@ -243,5 +243,23 @@ CASES = {
         },
     ),
     "qwen3-moe": Case("Qwen3Moe", {**EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
+    "gpt-oss": Case(
+        "GptOss",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 3,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "beta_fast": 8.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
     "olmoe": Case("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3}),
 }

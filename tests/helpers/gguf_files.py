@@ -23,8 +23,12 @@ _ARCHITECTURES = {
     "qwen2moe": gguf.MODEL_ARCH.QWEN2MOE,
     "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
     "olmoe": gguf.MODEL_ARCH.OLMOE,
+    "gpt-oss": gguf.MODEL_ARCH.GPT_OSS,
 }
-_ROUTERS = (".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight")
+_ROUTERS = (
+    *(".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight"),
+    ".mlp.router.weight",
+)
 """What llama.cpp keeps in F32 whatever the file's type is."""
 
 _EXPERT = re.compile(r"(.+\.experts\.)(\d+)\.(.+)")
@@ -77,17 +81,19 @@ def write_gguf(
             stored = _permute(value, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             stored = value + np.float32(1)
-        kind = Type[type_of(name)] if value.ndim > 1 and not name.endswith(_ROUTERS) else Type.F32
+        plain = value.ndim == 1 or name.endswith((".bias", *_ROUTERS))
+        kind = Type.F32 if plain else Type[type_of(name)]
         raw, worth = encode(stored, kind, number)
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
         raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
+        ours += "" if name.endswith((".weight", ".bias")) else ".weight"
         writer.add_tensor(ours, raw, raw_dtype=kind)
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             worth = value
-        if value.ndim == 3:
+        if ".experts." in name:
             start, end = name.split("experts.")
             meant |= {f"{start}experts.{n}.{end}": one for n, one in enumerate(worth)}
         else:

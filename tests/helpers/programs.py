@@ -45,6 +45,7 @@ class Shape:
     layers: int = 2
     windows: tuple[int | None, ...] = (None,)  # of the layers, in turn
     softcap: float | None = None
+    sinks: bool = False
     qk_norm: str | None = None  # "head" or "whole"
     rotary_dim: int | None = None  # None: the whole head; 0: no rotation
     rope_scale: float = 1.0
@@ -73,6 +74,7 @@ class Shape:
     shared: bool = False
     shared_gate: bool = False
     weights: str = "fp32"
+    weight_scale: float = 1.0  # of a feed-forward's gates and ups
     state: str = "float32"
     mirrors: bool = False  # random ones, of keys in int4
     page_tokens: int = 16
@@ -222,6 +224,7 @@ class _Builder:
                 softcap=s.softcap,
                 window=_window(s, layer),
                 causal=s.causal,
+                sinks=self.vector(s.heads, s.sinks, mean=1.0),
             ),
             AttentionOutput(
                 layer,
@@ -238,7 +241,7 @@ class _Builder:
         width = 2 * s.inner if s.gated else s.inner
         return FeedForward(
             layer,
-            self.matrix(width, s.hidden),
+            self.matrix(width, s.hidden, s.weight_scale),
             self.matrix(s.hidden, s.inner),
             s.activation,
             self.norm(s.hidden, s.pre_norms),
@@ -259,6 +262,7 @@ class _Builder:
             s.normalise,
             self.norm(s.hidden, s.pre_norms),
             self.vector(s.experts, s.correction),
+            self.vector(s.experts, s.biases),
         )
         experts = Experts(
             layer,
@@ -271,6 +275,8 @@ class _Builder:
             self.matrix(1, s.hidden) if s.shared_gate else None,
             self.norm(s.hidden, s.post_norms),
             s.residual_scale,
+            gate_up_bias=self.vector(2 * s.inner * s.experts, s.biases),
+            down_bias=self.vector(s.hidden * s.experts, s.biases),
         )
         return [route, experts]
 
@@ -309,6 +315,14 @@ SHAPES: dict[str, Shape] = {
     "corrected choice": Shape(experts=7, top_k=3, correction=True),
     "growing queries": Shape(growth=0.3, rotary_dim=8, rope_scale=1.2),
     "weighted queries": Shape(query_weight=True, qk_norm="head", state="bfloat16"),
+    "biased experts": Shape(experts=5, biases=True, activation="clamped_swiglu"),
+    "clamped": Shape(activation="clamped_swiglu", inner=37, weight_scale=6.0),
+    "sinks": Shape(sinks=True, heads=6, windows=(20, None), head_dim=64),
+    "sinks in bf16": Shape(sinks=True, state="bfloat16", weights="bf16", softcap=3.0),
+    "sinks in codes": Shape(
+        sinks=True, state="k=int8,v=int4", page_tokens=5, pages=256, head_dim=32
+    ),
+    "sinks and chunks": Shape(sinks=True, dual_chunk=DualChunk(64, 96, 50)),
     "small pages": Shape(page_tokens=8, pages=128, windows=(11, None)),
     "odd pages": Shape(page_tokens=5, pages=256, state="bfloat16"),
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),

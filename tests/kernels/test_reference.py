@@ -23,6 +23,7 @@ CASES = {
     "full": Case("Qwen3", {"head_dim": 16}),
     "window": Case("Mistral", {"sliding_window": 5}),
     "both": Case("Gemma2", {"head_dim": 16, "sliding_window": 6}),
+    "sinks": Case("GptOss", {"head_dim": 16, "sliding_window": 6, "num_local_experts": 4}),
 }
 TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
 TREE_PARENTS = [-1, 0, 0, 1, 2, 3, -1]

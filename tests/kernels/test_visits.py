@@ -22,7 +22,7 @@ from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on, tolerance
 from tests.helpers.steps import Part, Stepper
 
 NAMES = ["plain", "bf16", "many query heads", "window", "windows", "softcap", "odd pages"]
-NAMES += ["int8", "int8 and int4"]
+NAMES += ["int8", "int8 and int4", "sinks", "sinks in codes"]
 LONG = 2300
 TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
 TREE_PARENTS = [-1, 0, 0, 1, 2, 3, -1]
@@ -67,7 +67,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.array_equal(one.view(np.uint32), other.view(np.uint32)))
 
 
-@pytest.mark.parametrize("name", ["plain", "windows", "softcap", "many query heads"])
+@pytest.mark.parametrize("name", ["plain", "windows", "softcap", "many query heads", "sinks"])
 def test_the_reference_is_attention_under_the_mask(name: str) -> None:
     """A prefill and a tree, row by row and head by head, from the keys that are stored."""
     bound = model(name, ReferenceBackend(), 400)
@@ -111,8 +111,10 @@ def _masked_attention(stepper: Stepper, step: Step, op: Attend, q: np.ndarray) -
             scores = keys @ q[row, head] * op.scale
             if op.softcap is not None:
                 scores = op.softcap * np.tanh(scores / op.softcap)
-            weights = np.exp(scores - scores.max())
-            a[row, head] = weights @ values / weights.sum()
+            sink = -np.inf if op.sinks is None else op.sinks[head]
+            peak = max(scores.max(), sink)
+            weights = np.exp(scores - peak)
+            a[row, head] = weights @ values / (weights.sum() + np.exp(sink - peak))
     return a.reshape(step.rows, -1)
 
 
@@ -149,6 +151,7 @@ def test_recall_is_the_share_of_full_attention_on_what_is_visited(name: str) -> 
     """Of the rows of a prefill and of a tree, beside what such a row looks at with no pattern; in
     both backends alike. The first layer's queries and keys are the same with and without one."""
     close = max(1e-4, tolerance(SHAPES[name]))
+    repeat = SHAPES[name].heads // SHAPES[name].kv_heads
     rows = np.array([0, 3, 6], np.int32)
     steps = ([Part(0, tokens(1500, 1))], [Part(0, TREE_TOKENS, TREE_PARENTS)])
     found = []
@@ -166,7 +169,8 @@ def test_recall_is_the_share_of_full_attention_on_what_is_visited(name: str) -> 
                 for own, row, of_row in zip(recall[0], rows, scores, strict=True):
                     mask = visits.mask(row, 0, int(high[row]))
                     mask = mask[:, -window:] if window else mask
-                    share = (of_row * mask).sum(axis=1) / of_row.sum(axis=1)
+                    sunk = repeat - of_row.sum(axis=1)  # by sinks, which count as visited
+                    share = ((of_row * mask).sum(axis=1) + sunk) / repeat
                     np.testing.assert_allclose(own, share, atol=close)
             found.append(recall)
     for own, other in zip(found[:2], found[2:], strict=True):

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ockham.core.errors import InvalidRequest, ModelError
+from ockham.text.chat_template import ChatTemplate
 from ockham.text.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizers import byte_level_bpe, save
 
@@ -184,3 +185,33 @@ def test_a_template_cannot_leave_its_sandbox(directory: Path) -> None:
 def test_a_template_cannot_change_the_messages(directory: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"failed \(line 1: SecurityError"):
         ask(Tokenizer(directory), "{{ messages.append(1) }}")
+
+
+ONE_TEXT = """{%- for m in messages %}{% if m.tool_calls %}
+{%- if m.content and m.thinking %}{{ raise_exception('content or thinking, not both') }}{% endif %}
+{{- '[' + (m.thinking or m.content or '') + ']' + m.tool_calls[0].function.name }}
+{%- else %}{{ m.content }}{% endif %}{% endfor %}"""
+CALLED = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"content": "I look.", "thinking": "Hm."}, "[Hm.\n\nI look.]look"),
+        ({"content": "I look."}, "[I look.]look"),
+        ({"content": None, "thinking": "Hm."}, "[Hm.]look"),
+    ],
+)
+def test_a_template_that_shows_one_text_beside_a_call_is_given_one(
+    said: dict[str, Any], shown: str
+) -> None:
+    template = ChatTemplate(ONE_TEXT, "The template", {})
+    called = {"role": "assistant", **said, "tool_calls": [CALLED]}
+    assert template.render([{"role": "user", "content": "Look! "}, called]) == f"Look! {shown}"
+
+
+def test_a_template_that_shows_both_beside_a_call_is_given_both() -> None:
+    source = "{% for m in messages %}{{ m.thinking or '' }}|{{ m.content }}{% endfor %}"
+    called = {"role": "assistant", "content": "b", "thinking": "a", "tool_calls": [CALLED]}
+    asked = {"role": "user", "content": "x"}
+    assert ChatTemplate(source, "The template", {}).render([asked, called]) == "|xa|b"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ockham.core.arrays import Floats
 from ockham.core.cost import ATTENTION, AttentionCost, OperationCost, Sublayer
 from ockham.kernels.ops.operation import Operation, StepSizes
 
@@ -16,7 +17,9 @@ class Attend(Operation):
     s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
     the last `window` count where set (the row's own included), and of those only the keys in blocks
     that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
-    Query head h reads key-value head h * G // H. Leaves a (R, H * E). Where the layer's rope has a
+    Query head h reads key-value head h * G // H. Leaves a (R, H * E). With `sinks`, head h has one
+    more score in its softmax, sinks[h], with a value of zero: every row sees it, and it is summed
+    after the keys. Where the layer's rope has a
     `DualChunk`, q is turned and scaled as that says, by the chunk of each key; no row chooses keys
     by itself then.
 
@@ -33,6 +36,7 @@ class Attend(Operation):
     softcap: float | None = None
     window: int | None = None
     causal: bool = True
+    sinks: Floats | None = None  # (H,)
 
     @property
     def sublayer(self) -> Sublayer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ockham.core.arrays import Floats
 from ockham.core.cost import FEED_FORWARD, OperationCost, ProductCost, Sublayer
 from ockham.core.seams import Linear
 from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
@@ -16,10 +17,11 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
 class Experts(Operation):
     """x += residual_scale * post_norm(sum over chosen experts of weight * down(act(gate) * up)).
 
-    The sum runs in the order of the experts' indices. A shared expert adds
-    sigmoid(shared_gate(h)) * down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k`
-    is the router's: how many experts a row is sent to. Experts may be of unequal widths I. With a
-    `shortcut`, x = shortcut(x) comes before the sum."""
+    `activation` is one of those of `FeedForward`, and biases are added as there. The sum runs in
+    the order of the experts' indices. A shared expert adds sigmoid(shared_gate(h)) *
+    down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k` is the router's: how many
+    experts a row is sent to. Experts may be of unequal widths I. With a `shortcut`,
+    x = shortcut(x) comes before the sum."""
 
     layer: int
     top_k: int
@@ -32,6 +34,8 @@ class Experts(Operation):
     post_norm: Norm | None = None
     residual_scale: float = 1.0
     shortcut: Linear | None = None  # (D, D)
+    gate_up_bias: Floats | None = None  # 2 * I of each expert, one after another
+    down_bias: Floats | None = None  # D of each expert, one after another
 
     @property
     def sublayer(self) -> Sublayer:

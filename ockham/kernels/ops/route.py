@@ -12,10 +12,11 @@ from ockham.kernels.ops.operation import Norm, Operation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route(Operation):
-    """Choose each row's experts: h = norm(x); w = softmax(router(h)) in fp32, the `top_k` largest
-    (lowest index on a tie), divided by their sum where `normalise`. With a `correction` they are
-    the largest of w + correction, and their weights are those of w. Leaves h, the chosen experts
-    (R, top_k) and their weights (R, top_k)."""
+    """Choose each row's experts: h = norm(x); w = softmax(router(h) + bias) in fp32, the `top_k`
+    largest (lowest index on a tie), divided by their sum where `normalise`, which makes them the
+    softmax of the chosen alone. With a `correction` they are the largest of w + correction, and
+    their weights are those of w. Leaves h, the chosen experts (R, top_k) and their weights
+    (R, top_k)."""
 
     layer: int
     router: Linear  # (experts, D)
@@ -23,6 +24,7 @@ class Route(Operation):
     normalise: bool
     norm: Norm | None = None
     correction: Floats | None = None  # (experts,)
+    bias: Floats | None = None  # (experts,)
 
     @property
     def sublayer(self) -> Sublayer:

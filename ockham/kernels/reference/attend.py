@@ -162,30 +162,40 @@ def _attend_block(
         np.copyto(by_row, -np.inf, where=hidden[None, :, None, :])
     if visited is not None:
         measured = [row - start for row in visited.measured if start <= row < stop]
-        whole = _log_sum_exp(by_row[:, measured])
+        whole = _log_sum_exp(by_row[:, measured], op)
         unvisited = visited.unvisited(view, start, stop, first, last, len(keys))
         np.copyto(by_row, -np.inf, where=unvisited[:, :, None, :])
         if visited.chosen is not None:
             visited.chosen.hide(view, start, stop, first, last, by_row)
-        share = np.exp(_log_sum_exp(by_row[:, measured]) - whole).mean(axis=-1)
+        share = np.exp(_log_sum_exp(by_row[:, measured], op) - whole).mean(axis=-1)
         for place, row in enumerate(measured):
             visited.recall[start + row] = share[:, place].astype(np.float32)
-    scores -= scores.max(axis=-1, keepdims=True)
+    peak = scores.max(axis=-1, keepdims=True)
+    sinks = None
+    if op.sinks is not None:
+        sinks = np.tile(op.sinks.reshape(kv_heads, 1, repeat), (1, count, 1))
+        sinks = sinks.reshape(kv_heads, count * repeat, 1)
+        peak = np.maximum(peak, sinks)
+    scores -= peak
     np.exp(scores, out=scores)
     total = scores.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total += np.exp(sinks - peak)
     out = np.matmul(scores, values.transpose(1, 0, 2)) / total
     out = out.reshape(kv_heads, count, repeat, op.head_dim).transpose(1, 0, 2, 3)
     a[start:stop] = out.reshape(count, op.heads * op.head_dim)
     return _Probabilities(view, start, first, last, by_row, total.reshape(by_row.shape[:3]))
 
 
-def _log_sum_exp(scores: Floats) -> Doubles:
-    """Over the last axis, in which some score is finite."""
+def _log_sum_exp(scores: Floats, op: Attend) -> Doubles:
+    """(kv_heads, rows, repeat), over the last axis, in which some score is finite, and sinks."""
     if not scores.size:
         return np.empty(scores.shape[:-1], np.float64)
     peak = scores.max(axis=-1, keepdims=True)
     sums = np.exp(scores - peak).sum(axis=-1, dtype=np.float64)
     found: Doubles = np.log(sums) + peak[..., 0]
+    if op.sinks is not None and found.size:
+        found = np.logaddexp(found, op.sinks.reshape(op.kv_heads, 1, -1))
     return found
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ockham.core.arrays import Floats
+from ockham.core.seams import Linear
 from ockham.kernels.ops import Experts
 from ockham.kernels.reference.formulas import gated, sigmoid
 from ockham.kernels.reference.run import ReferenceRun, twin
@@ -12,11 +16,13 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 @twin(Experts)
 def compute(run: ReferenceRun, op: Experts) -> None:
     h, branch = run.h, np.zeros_like(run.h)
+    gate_up_bias = _of_each(op.gate_up_bias, op.gate_up)
+    down_bias = _of_each(op.down_bias, op.down)
     for expert in np.unique(run.experts).tolist():
         rows, places = np.nonzero(run.experts == expert)
-        inner = gated(op.gate_up[expert].matmul(h[rows]), op.activation)
+        inner = gated(op.gate_up[expert].matmul(h[rows]) + gate_up_bias[expert], op.activation)
         weights = run.expert_weights[rows, places, None]
-        branch[rows] += weights * op.down[expert].matmul(inner)
+        branch[rows] += weights * (op.down[expert].matmul(inner) + down_bias[expert])
     if op.shared_gate_up is not None and op.shared_down is not None:
         shared = op.shared_down.matmul(gated(op.shared_gate_up.matmul(h), op.activation))
         if op.shared_gate is not None:
@@ -24,3 +30,11 @@ def compute(run: ReferenceRun, op: Experts) -> None:
         branch += shared
     run.add(branch, op.post_norm, op.residual_scale, shortcut=op.shortcut)
     run.keep_hidden(op.layer)
+
+
+def _of_each(bias: Floats | None, matrices: Sequence[Linear]) -> list[Floats]:
+    """The bias of each expert; a zero where there are none."""
+    if bias is None:
+        return [np.zeros(1, np.float32)] * len(matrices)
+    ends = np.cumsum([each.out_features for each in matrices])
+    return np.split(bias, ends[:-1])

@@ -12,6 +12,7 @@ from ockham.kernels.ops.dense import gelu
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
 _GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))
+_MOST_SWIGLU, _SWIGLU_SLOPE = np.float32(7.0), np.float32(1.702)
 
 
 def normalise(x: Floats, norm: Norm | None) -> Floats:
@@ -64,6 +65,8 @@ def gated(gate_up: Floats, activation: str) -> Floats:
     """act(gate) * up of gate_up (R, 2 * I), the gate in the first half: (R, I)."""
     half = gate_up.shape[1] // 2
     gate, up = gate_up[:, :half], gate_up[:, half:]
+    if activation == "clamped_swiglu":
+        up = np.clip(up, -_MOST_SWIGLU, _MOST_SWIGLU) + _ONE
     return _ACTIVATIONS[activation](gate) * up
 
 
@@ -95,4 +98,15 @@ def _relu(x: Floats) -> Floats:
     return positive
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh, "gelu": _gelu, "relu": _relu}
+def _clamped_swish(x: Floats) -> Floats:
+    least: Floats = np.minimum(x, _MOST_SWIGLU)
+    return least * sigmoid(least * _SWIGLU_SLOPE)
+
+
+_ACTIVATIONS = {
+    "silu": _silu,
+    "gelu_tanh": _gelu_tanh,
+    "gelu": _gelu,
+    "relu": _relu,
+    "clamped_swiglu": _clamped_swish,
+}

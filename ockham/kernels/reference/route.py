@@ -13,6 +13,8 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 def compute(run: ReferenceRun, op: Route) -> None:
     run.h = normalise(run.of_active(run.x), op.norm)
     scores = op.router.matmul(run.h)
+    if op.bias is not None:
+        scores = scores + op.bias
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     ranks = weights if op.correction is None else weights + op.correction

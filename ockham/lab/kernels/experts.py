@@ -76,6 +76,7 @@ def _shared(experts: Experts) -> list[Linear]:
 def _bytes(experts: Experts, route: Route, x: Floats) -> int:
     """Of the experts that some of these rows choose, and of shared ones."""
     scores = route.router.matmul(normalise(x, route.norm))
+    scores = scores if route.bias is None else scores + route.bias
     chosen = np.unique(np.argsort(-scores, axis=1, kind="stable")[:, : route.top_k])
     own: int = sum(experts.gate_up[e].nbytes + experts.down[e].nbytes for e in chosen)
     return own + sum(matrix.nbytes for matrix in _shared(experts))

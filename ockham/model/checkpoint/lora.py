@@ -22,6 +22,7 @@ from ockham.core.errors import ModelError
 from ockham.model.checkpoint.safetensors_source import SafetensorsSource
 from ockham.model.files.safetensors import DTYPES, SINGLE_FILE, SafetensorsFile, Tensor
 from ockham.model.files.untrusted import read_json
+from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part
 
 CONFIG_FILE = "adapter_config.json"
@@ -217,9 +218,15 @@ def _pair(path: Path, name: str, pair: dict[str, Tensor], rank: int) -> Pair:
 class MergedSource(SafetensorsSource):
     """A Hugging Face checkpoint with an adapter merged into its matrices."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], adapter: Adapter) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        description: ModelDescription,
+        adapter: Adapter,
+    ) -> None:
         """Raises ModelError if the adapter is of another base model, or does not fit this one."""
-        super().__init__(directory, config)
+        super().__init__(directory, config, description)
         self._adapter = adapter
         try:
             self._check_base(directory)

@@ -46,7 +46,7 @@ def open_model(path: Path) -> OpenedModel:
     if quantised.get("quant_method") == METHOD:
         return OpenedModel(config, description, ConvertedSource(path, quantised), generation)
     folders = () if description.pooling is None else description.pooling.folders
-    source = SafetensorsSource(path, config, folders)
+    source = SafetensorsSource(path, config, description, folders)
     try:
         head = source.own_head(description) if description.tied_embeddings else None
     except BaseException:

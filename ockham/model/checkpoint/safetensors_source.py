@@ -1,4 +1,4 @@
-"""Weights in safetensors files, plain or quantised by one of the layouts of `prequantised`."""
+"""Weights in safetensors files, plain or in one of the layouts of `prequantised`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ class SafetensorsSource:
     quantised_as: str | None = None
 
     def __init__(
-        self, directory: Path, config: Mapping[str, Any], folders: Sequence[str] = ()
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        description: ModelDescription,
+        folders: Sequence[str] = (),
     ) -> None:
         """The weights of the directory, and of these folders in it under their names.
 
         Raises ModelError if a file is missing or damaged, or the layout is unknown."""
-        self._codec = find_codec(config)
+        self._codec = find_codec(config, description)
         self.harmless: tuple[str, ...] = () if self._codec is None else self._codec.harmless
         self._checkpoint = Checkpoint(directory)
         try:

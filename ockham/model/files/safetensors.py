@@ -227,6 +227,14 @@ class Checkpoint:
         whole: Array = np.frombuffer(buffer, _ALL_DTYPES[tensor.dtype]).reshape(tensor.shape)
         return whole
 
+    def read_entry(self, tensor: Tensor, index: int) -> Array:
+        """Entry `index` of a tensor's first axis, in memory of its own."""
+        buffer = bytearray(tensor.nbytes // tensor.shape[0])
+        start = tensor.start + index * len(buffer)
+        tensor.file.read_into(memoryview(buffer), start, f"tensor {tensor.name!r}")
+        entry: Array = np.frombuffer(buffer, _ALL_DTYPES[tensor.dtype]).reshape(tensor.shape[1:])
+        return entry
+
     def blocks(self, tensor: Tensor, start: int, stop: int) -> Iterator[Array]:
         """Rows [start, stop) of a tensor seen as a matrix (all axes but the last made one).
 

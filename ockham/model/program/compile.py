@@ -224,6 +224,11 @@ class _Compiler:
                 softcap=d.attention_softcap,
                 window=d.windows[layer],
                 causal=d.causal,
+                sinks=(
+                    self.weights.vector([(prefix + record.sinks, d.heads)])
+                    if record.sinks is not None
+                    else None
+                ),
             )
         )
         output = prefix + record.attention_output
@@ -283,11 +288,16 @@ class _Compiler:
                 normalise=sizes.normalise,
                 norm=self._norm(prefix, record.mlp_norm),
                 correction=self._correction(block, sizes.count),
+                bias=self._bias(router, sizes.count) if sizes.bias else None,
             )
         )
         self._mark(f"layer.{layer}.experts")
         all_widths = sizes.widths or ((sizes.intermediate_size,) * sizes.count,) * d.layers
-        gate_up, down = self._expert_matrices(block, all_widths[sizes.layers.index(layer)])
+        own_widths = all_widths[sizes.layers.index(layer)]
+        gate_up, down = self._expert_matrices(block, own_widths)
+        gate_up_bias, down_bias = (
+            self._expert_biases(block, own_widths) if sizes.bias else (None, None)
+        )
         gated = sizes.shared and experts.shared_gate is not None
         self._ops.append(
             Experts(
@@ -315,6 +325,8 @@ class _Compiler:
                 post_norm=self._norm(prefix, record.mlp_post_norm),
                 residual_scale=d.residual_scale,
                 shortcut=self._shortcut(router),
+                gate_up_bias=gate_up_bias,
+                down_bias=down_bias,
             )
         )
 
@@ -339,7 +351,7 @@ class _Compiler:
         are equal stacked."""
         names, hidden, count = self.record.experts, self.d.hidden_size, len(widths)
         assert names is not None
-        if self.weights.has(block + names.stacked[0]):
+        if not names.interleaved and self.weights.has(block + names.stacked[0]):
             (gates, downs), inner = names.stacked, widths[0]
             both = self._stack(block + gates, count, 2 * inner, hidden, "gate_up")
             return both, self._stack(block + downs, count, hidden, inner, "down")
@@ -352,6 +364,19 @@ class _Compiler:
             self._matrix(expert + names.down, hidden, inner, "down") for expert, inner in experts
         ]
         return gate_up, down
+
+    def _expert_biases(self, block: str, widths: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Of all experts, one after another: of gates and ups, and of what comes down."""
+        names, hidden = self.record.experts, self.d.hidden_size
+        assert names is not None
+        experts = [(f"{block}experts.{n}.", inner) for n, inner in enumerate(widths)]
+        gates = [
+            (f"{expert}{name}.bias", inner)
+            for expert, inner in experts
+            for name in (names.gate, names.up)
+        ]
+        downs = [(f"{expert}{names.down}.bias", hidden) for expert, _ in experts]
+        return self.weights.vector(gates), self.weights.vector(downs)
 
     def _shortcut(self, beside: str) -> Linear | None:
         """The matrix on the residual stream of the branch that ends in, or begins with, the matrix

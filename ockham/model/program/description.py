@@ -75,6 +75,7 @@ class ExpertSizes:
     intermediate_size: int
     normalise: bool
     shared: int
+    bias: bool = False
     widths: tuple[tuple[int, ...], ...] | None = None
     """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
 
@@ -202,8 +203,9 @@ class ModelDescription:
             if f.name in values and values[f.name] != f.default
         }
         experts = None if self.experts is None else asdict(self.experts)
-        if experts is not None and experts["widths"] is None:
-            del experts["widths"]
+        for name in ("widths", "bias"):
+            if experts is not None and not experts[name]:
+                del experts[name]
         return {**values, "architecture": self.architecture.name, "experts": experts}
 
     def group_of(self, layer: int) -> int:
@@ -326,7 +328,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         head_dim=head_dim,
         max_position_embeddings=learned or longest,
         norm_eps=values.number("rms_norm_eps", 1e-6),
-        activation=_activation(architecture, config),
+        activation=_activation(architecture, values),
         qkv_bias=values.flag(architecture.qkv_bias),
         output_bias=values.flag(architecture.output_bias),
         mlp_bias=values.flag(architecture.mlp_bias),
@@ -475,7 +477,15 @@ def _logits_scale(architecture: Architecture, values: Values, hidden_size: int) 
     return divisor / hidden_size if architecture.logits_divisor_of_width else 1.0 / divisor
 
 
-def _activation(architecture: Architecture, config: Mapping[str, Any]) -> str:
+def _activation(architecture: Architecture, values: Values) -> str:
+    config = values.config
+    for key, known in architecture.clamped_swiglu.items():
+        if (value := values.number(key, known)) != known:
+            raise ModelError(
+                f"{values.spelling.of(key)} is {value:g}; only {known:g} is supported."
+            )
+    if architecture.clamped_swiglu:
+        return "clamped_swiglu"
     # Early Gemma 2 configs say "hidden_act" only.
     name = config.get(architecture.activation) or config.get("hidden_act") or "silu"
     if name not in ACTIVATIONS:
@@ -545,5 +555,6 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
         intermediate_size=values.size(record.intermediate),
         normalise=values.flag(record.normalise),
         shared=0 if alone or not shares else math.prod(map(values.size, shares)),
+        bias=values.flag(record.bias),
         widths=expert_widths(values, len(own), count),
     )

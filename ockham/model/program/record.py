@@ -106,8 +106,10 @@ class ExpertRecord:
     """A mixture of experts: names relative to the block, which stands at one of `blocks`.
 
     Experts are stored one by one (`experts.{n}.{gate}.weight`) or `stacked`: gates and ups of shape
-    (experts, 2 * I, D), and downs. `layers` says which layers have experts. `normalise` is a config
-    key, or a fact. `correction` names what is added to a row's weights where its experts are
+    (experts, 2 * I, D), and downs. Where `interleaved`, what is stacked has its inputs before its
+    outputs, and gates and ups take turns (`prequantised/interleaved.py`). `layers` says which
+    layers have experts. `normalise`, and `bias` (of the router and of all experts), are config
+    keys, or facts. `correction` names what is added to a row's weights where its experts are
     chosen, and only there.
 
     A shared expert is as wide as `shared_intermediate` says, times `shared_count` where there is
@@ -132,6 +134,8 @@ class ExpertRecord:
     shared_gate_up: tuple[str, ...] = ("shared_expert.gate_proj", "shared_expert.up_proj")
     shared_down: str = "shared_expert.down_proj"
     shared_gate: str | None = "shared_expert_gate"
+    bias: str | bool = False
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,9 @@ class Architecture:
     """The width of dense feed-forwards."""
     gated: bool = True
     activation: str = "hidden_act"
+    clamped_swiglu: Mapping[str, float] = field(default_factory=dict)
+    """Keys of config.json for the constants of the activation "clamped_swiglu", with the values
+    that it has. Where there are some, it is the activation, whatever `activation` says."""
     positions: str | None = None
     """The table of learned positions. A text's first is row 0, or where `positions_after` names a
     key of config.json, the one after the row that it gives (RoBERTa)."""
@@ -217,6 +224,9 @@ class Architecture:
     logits_divisor_of_width: bool = False
     """Whether logits are divided by how many times the hidden size is `config[logits_divisor]`."""
     attention_softcap: str | None = None
+    sinks: str | None = None
+    """The vector of scores beside those of the keys in an attention's softmax, one for each query
+    head."""
     final_softcap: str | None = None
     passes: str | None = None
     """The key of config.json that says how often the layers between the first and the last one run.

@@ -100,6 +100,11 @@ def look_at(description: ModelDescription, has: Callable[[str], bool]) -> Anatom
             f"{description.architecture.name} is a model of vectors or classes, which transforms "
             "do not rewrite; name a model that generates text."
         )
+    if description.activation == "clamped_swiglu":
+        raise ModelError(
+            f"{description.architecture.name} clamps its gates and ups, so that no scale and no "
+            "basis passes through them: transforms do not rewrite it; convert it without one."
+        )
     names = Names(has)
     program = compile_program(description, names, description.max_position_embeddings)
     return _Surgeon(names, program, description).anatomy()

@@ -62,6 +62,10 @@ def read_back(
             raise ConfigError(
                 "gradients are not computed through queries that change after their rotation."
             )
+        if getattr(op, "sinks", None) is not None:
+            raise ConfigError("gradients are not computed through attention with sinks.")
+        if isinstance(op, Experts) and (op.gate_up_bias is not None or op.down_bias is not None):
+            raise ConfigError("gradients are not computed through experts with biases.")
     if description.without_attention:
         raise ConfigError("gradients are not computed where layers have no attention.")
     if description.dual_chunk:

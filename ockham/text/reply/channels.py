@@ -16,6 +16,7 @@ _MARKS = Marks(HEADERS)
 _TO = re.compile(r"to=([^\s<|]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
 _TOOL = "functions."
+_RECIPIENT = " to="
 _BEGINS = ("<|start|>", "<|channel|>")
 
 
@@ -34,8 +35,11 @@ class Messages(Sink, Protocol):
 def read_channels(splitter: Messages, *, calls: bool) -> Steps[None]:
     """Read messages to the end of the answer. Without `calls`, those to tools are text."""
     reader = splitter.reader
+    # The prompt ends within the first header, which may go on with whom the message is to.
+    within = yield from reader.starts(_RECIPIENT)
     while True:
-        mark = yield from _body(splitter, thinking=False)
+        mark = _BEGINS[0] if within else (yield from _body(splitter, thinking=False))
+        within = False
         if mark is None:
             return
         if mark not in _BEGINS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from ockham.core.errors import ModelError
 from ockham.kernels.ops import Experts, Route
 from ockham.model.checkpoint.gguf.blocks import READERS
 from ockham.model.checkpoint.gguf.config import config_of
+from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.loading import LoadedModel, load_model
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.gpt_oss import YARN, one_by_one
 from tests.helpers.oracle import COMMON, Case, assert_same_logits, oracle_logits
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_mixtral
@@ -30,7 +33,32 @@ CASES = {
     "qwen2moe": Case("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": 40}),
     "qwen3moe": Case("Qwen3Moe", {**EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
     "olmoe": Case("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3}),
+    "gpt-oss": Case(
+        "GptOss",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 3,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "rope_parameters": YARN,
+        },
+    ),
 }
+
+
+def no_more(writer: gguf.GGUFWriter) -> None:
+    pass
+
+
+def add_yarn(writer: gguf.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(YARN["factor"])
+    writer.add_rope_scaling_orig_ctx_len(YARN["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_beta_fast(YARN["beta_fast"])
+    writer.add_rope_scaling_yarn_beta_slow(YARN["beta_slow"])
+
+
+METADATA = {"gpt-oss": add_yarn}
 PROMPTS = [[5, 9, 3, 60, 2, 17, 44], [11]]
 
 
@@ -46,8 +74,8 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     oracle.save_pretrained(tmp_path)
     config = {**COMMON, "rms_norm_eps": oracle.config.rms_norm_eps, **case.values}
     config["rope_theta"] = oracle.config.rope_parameters["rope_theta"]
-    weights = load_file(tmp_path / "model.safetensors")
-    write_gguf(tmp_path / "model.gguf", name, config, weights)
+    weights = one_by_one(load_file(tmp_path / "model.safetensors"))
+    write_gguf(tmp_path / "model.gguf", name, config, weights, metadata=METADATA.get(name, no_more))
     expected = oracle_logits(oracle, case.prompts())
     told: list[str] = []
     settings = {"max_num_seqs": 8, "block_size": 4, "max_model_len": 128}
@@ -203,3 +231,30 @@ def test_a_count_of_experts_that_is_not_the_tensors_is_refused(tmp_path: Path) -
     del reader, field
     with pytest.raises(ModelError, match=r"has the shape \[3, 256\], but .* implies \[4, 256\]"):
         load(path)
+
+
+HARMONY = ["<|start|>", "<|end|>", "<|call|>", "<|return|>", "<|endoftext|>", "a"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends"),
+    [
+        (HARMONY, {"<|call|>", "<|return|>", "<|endoftext|>"}),
+        (["a", "<|start|>", "<|end|>", "<|endoftext|>"], {"<|end|>", "<|endoftext|>"}),
+    ],
+)
+def test_the_end_of_one_of_several_messages_ends_no_answer(
+    tokens: list[str], ends: set[str]
+) -> None:
+    listed = STRINGS()
+    raw = b"".join(struct.pack("<Q", len(token)) + token.encode() for token in tokens)
+    listed.read(raw, 0, len(tokens))
+    metadata: dict[str, Any] = {
+        "general.architecture": "gpt-oss",
+        "gpt-oss.expert_count": 4,
+        "tokenizer.ggml.tokens": listed,
+        "tokenizer.ggml.token_type": [3 if token.startswith("<") else 1 for token in tokens],
+        "tokenizer.ggml.eot_token_id": tokens.index("<|end|>"),
+    }
+    config = config_of(metadata, {"token_embd.weight": (len(tokens), 8)}, {})
+    assert {tokens[i] for i in config["eos_token_id"]} == ends

@@ -19,7 +19,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.model.checkpoint.lora import MergedSource, read_adapter
 from ockham.model.converting import convert
-from ockham.model.program.description import read_config
+from ockham.model.program.description import describe, read_config
 from ockham.model.program.weights import Part
 from tests.helpers.tiny import tiny_llama
 
@@ -86,7 +86,8 @@ def packed(directory: Path) -> dict[str, np.ndarray]:
 def test_every_row_of_a_target_is_what_the_formula_gives(model: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     expected = merged_by_hand(model, adapter)
-    source = MergedSource(model, read_config(model), read_adapter(adapter))
+    config = read_config(model)
+    source = MergedSource(model, config, describe(config), read_adapter(adapter))
     try:
         for name, value in expected.items():
             if value.ndim == 1:

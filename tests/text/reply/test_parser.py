@@ -342,3 +342,21 @@ def test_thoughts_are_counted_in_characters_with_their_marks() -> None:
         parser.feed(letter)
     parser.finish()
     assert parser.thoughts == [(0, len("<think>ab</think>"))]
+
+
+@pytest.mark.parametrize("kind", ["json", "<|constrain|>json"])
+@pytest.mark.parametrize("thought", ["", "Hm."])
+def test_a_call_of_gpt_oss_may_name_its_tool_before_its_channel(kind: str, thought: str) -> None:
+    """As its chat template writes calls of earlier turns: the prompt ends within the header."""
+    before = f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant" if thought else ""
+    text = f'{before} to=functions.f<|channel|>commentary {kind}<|message|>{{"a": 1}}<|call|>'
+    own = style(FAMILIES["gpt-oss"])
+    for pieces in ([text], list(text)):
+        deltas, parser = streamed(pieces, own, Tools())
+        expected = {"content": "", "reasoning": thought or None, "calls": [("f", {"a": 1})]}
+        assert plain(parser.reply()) == plain(joined(deltas)) == expected
+
+
+def test_text_of_gpt_oss_that_begins_with_a_word_like_a_recipient_is_text() -> None:
+    for text in (" to", " tomorrow", " to you"):
+        assert parse(text, style(FAMILIES["gpt-oss"]), Tools()).content == text

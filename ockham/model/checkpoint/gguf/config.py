@@ -79,6 +79,15 @@ _EXPERTS = {
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
+_GPT_OSS = {
+    **LAYER,
+    "self_attn.sinks": "attn_sinks",
+    "post_attention_layernorm": "post_attention_norm",
+    "mlp.router": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+}
 OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 """The same for the tensors outside of layers."""
 
@@ -87,14 +96,16 @@ OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "outp
 class GgufArchitecture:
     """What GGUF calls an architecture: its record here, its names, whether queries and keys have
     their rows reordered (llama.cpp rotates neighbours, transformers halves), for how many layers
-    the scale of attention is that of hidden_size / heads instead of the head's size, and whether
-    the weights of a row's experts are made to sum to one where the metadata does not say."""
+    the scale of attention is that of hidden_size / heads instead of the head's size, whether the
+    weights of a row's experts are made to sum to one where the metadata does not say, and whether
+    the dimensions between which YaRN blends are whole ones."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
     reordered: bool = False
     scaled_by_width_at: int | None = None
     normalised: bool = False
+    whole_dimensions: bool = True
 
 
 GGUF_ARCHITECTURES = {
@@ -112,19 +123,26 @@ GGUF_MIXTURES = {
     "qwen2moe": GgufArchitecture("Qwen2MoeForCausalLM", _EXPERTS),
     "qwen3moe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
     "olmoe": GgufArchitecture("OlmoeForCausalLM", _EXPERTS),
+    "gpt-oss": GgufArchitecture(
+        "GptOssForCausalLM", _GPT_OSS, normalised=True, whole_dimensions=False
+    ),
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
-_SOFTMAX = 1
+_SOFTMAX, _SOFTMAX_OF_CHOSEN = 1, 3
 
 END_TOKENS = frozenset(
     (
         *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
-        *("<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<|return|>", "<end_of_utterance>"),
+        *("<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<end_of_utterance>"),
+        *("<|return|>", "<|call|>"),
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     )
 )
 """Tokens that end a generation wherever they are control tokens, as in llama.cpp's vocabulary."""
+
+_HARMONY_ENDS = {"<|return|>", "<|call|>"}
+"""Where both are there, "<|end|>" ends one of several messages of an answer."""
 
 _CONTROL = 3
 
@@ -198,6 +216,8 @@ def _config_of(
             config["partial_rotary_factor"] = rotated / head_dim
     scaling = _rope_scaling(given, factors)
     if scaling is not None:
+        if scaling["rope_type"] == "yarn" and not architecture.whole_dimensions:
+            scaling["truncate"] = False
         config["rope_scaling"] = scaling
         original = scaling.get("original_max_position_embeddings")
         config |= {} if original is None else {"original_max_position_embeddings": original}
@@ -241,6 +261,8 @@ def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
     """The place of a tensor, e.g. "blk.3.attn_q.weight" of
     "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
     base, _, end = name.rpartition(".")
+    if end not in ("weight", "bias"):
+        base, end = name, "weight"
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(?:(.+\.experts)\.(\d+)\.)?(.+)", base)
     if not layer:
         found = OUTSIDE.get(base.removeprefix("model."))
@@ -265,7 +287,7 @@ def _add_experts(
     """What config.json says of a mixture of experts. Raises ModelError if its router is of a kind
     that is not supported."""
     for key, neutral in (
-        ("expert_gating_func", (0, _SOFTMAX)),
+        ("expert_gating_func", (0, _SOFTMAX, _SOFTMAX_OF_CHOSEN)),
         ("expert_weights_scale", (0, 1)),
         ("expert_group_count", (0, 1)),
     ):
@@ -274,6 +296,8 @@ def _add_experts(
                 f"its {key} is {shown(value)}; only experts that are chosen among all by "
                 "their softmax, and not scaled, are supported."
             )
+    if given("expert_gating_func") == _SOFTMAX_OF_CHOSEN:
+        config["norm_topk_prob"] = True
     config.setdefault("norm_topk_prob", architecture.normalised)
     for key, tensor, axis in (
         ("moe_intermediate_size", "ffn_gate_exps", 1),
@@ -344,4 +368,8 @@ def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
     if isinstance(tokens, STRINGS) and isinstance(kinds, list):  # else the tokenizer is refused
         control = [i for i, kind in enumerate(kinds[: len(tokens)]) if kind == _CONTROL]
         spelled = [i for i in control if tokens[i] in END_TOKENS]
+        if {tokens[i] for i in spelled} >= _HARMONY_ENDS:
+            messages = {i for i in spelled if tokens[i] == "<|end|>"}
+            named = [i for i in named if i not in messages]
+            spelled = [i for i in spelled if i not in messages]
     return list(dict.fromkeys([*(i for i in named if i is not None), *spelled]))

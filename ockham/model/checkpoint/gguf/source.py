@@ -7,6 +7,7 @@ mixture's experts stand in one tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ class GgufSource:
                 f"{tensor.file.path} has the tensor {scale!r}, a scale of a whole matrix beside "
                 "its blocks, which is not supported; take the file in another type."
             )
-        return tensor, (expert or 0) * part.shape[0]
+        return tensor, (expert or 0) * math.prod(part.shape[:-1])
 
     def _blocks(
         self, part: Part, tensor: GgufTensor, start: int

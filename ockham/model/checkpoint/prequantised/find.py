@@ -11,6 +11,8 @@ from ockham.model.checkpoint.prequantised.base import Codec
 from ockham.model.checkpoint.prequantised.compressed_tensors import CompressedTensors
 from ockham.model.checkpoint.prequantised.fp8 import Fp8
 from ockham.model.checkpoint.prequantised.gptq import Gptq
+from ockham.model.checkpoint.prequantised.interleaved import Interleaved
+from ockham.model.program.description import ModelDescription
 
 CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     "gptq": Gptq,
@@ -35,11 +37,15 @@ def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
-def find_codec(config: Mapping[str, Any]) -> Codec | None:
-    """The reader of a checkpoint's quantised tensors; None if config.json says that it has none.
+def find_codec(config: Mapping[str, Any], description: ModelDescription) -> Codec | None:
+    """The reader of the tensors of a checkpoint that are not stored as the compiler asks for them:
+    quantised ones, and interleaved experts; None if config.json says that it has none.
 
     Raises ModelError for a method, or settings of it, that cannot be read."""
     quantised = quantization_config(config)
+    record, experts = description.architecture.experts, description.experts
+    if record is not None and experts is not None and record.interleaved:
+        return Interleaved(record, experts.count, quantised or {})
     if quantised is None:
         return None
     method = quantised.get("quant_method")
