@@ -20,6 +20,7 @@ from ockham.cli.main import cli
 from ockham.core import registry
 from ockham.core.config import EngineConfig
 from ockham.lab.evidence import Bench, fidelity, recipe
+from ockham.model.checkpoint.gguf.config import GGUF_ARCHITECTURES, GGUF_MIXTURES
 from ockham.model.program.decoders import DECODERS
 from tests.helpers.registering import let_register
 
@@ -237,8 +238,9 @@ def test_what_is_said_of_quality_is_measured() -> None:
         assert re.search(rf"\| `{name}` \| [\d]+ MB \| {re.escape(share)} \|", page)
 
 
-def test_the_page_of_architectures_lists_every_decoder() -> None:
+def test_the_page_of_architectures_lists_every_decoder_and_every_gguf_architecture() -> None:
     page = (ROOT / "docs/architectures.md").read_text()
-    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")]
-    named = [name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(named) == sorted(DECODERS)
+    rows = [line.split("|")[2:4] for line in page.splitlines() if line.startswith("| ")][1:]
+    named = [[name for row in rows for name in re.findall(r"`([^`]+)`", row[at])] for at in (0, 1)]
+    assert sorted(named[0]) == sorted(DECODERS)
+    assert {*named[1]} == {*GGUF_ARCHITECTURES, *GGUF_MIXTURES}

@@ -13,21 +13,12 @@ from gguf import GGMLQuantizationType as Type
 
 from tests.helpers.gguf_blocks import set_scales
 
-_ARCHITECTURES = {
-    "llama": gguf.MODEL_ARCH.LLAMA,
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-    "gemma2": gguf.MODEL_ARCH.GEMMA2,
-    "gemma3": gguf.MODEL_ARCH.GEMMA3,
-    "phi3": gguf.MODEL_ARCH.PHI3,
-    "qwen2moe": gguf.MODEL_ARCH.QWEN2MOE,
-    "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
-    "olmoe": gguf.MODEL_ARCH.OLMOE,
-    "gpt-oss": gguf.MODEL_ARCH.GPT_OSS,
-}
+_ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+_PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "minicpm")
+"""Those whose queries and keys llama.cpp's converter reorders."""
 _ROUTERS = (
     *(".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight"),
-    ".mlp.router.weight",
+    *(".mlp.router.weight", ".router.layer.weight"),
 )
 """What llama.cpp keeps in F32 whatever the file's type is."""
 
@@ -77,7 +68,7 @@ def write_gguf(
     for number, (name, value) in enumerate(_stacked(weights)):
         value = np.asarray(value, np.float32)
         stored = value
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+        if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             stored = _permute(value, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             stored = value + np.float32(1)
@@ -85,11 +76,11 @@ def write_gguf(
         kind = Type.F32 if plain else Type[type_of(name)]
         raw, worth = encode(stored, kind, number)
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
-        ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        ours = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
         ours += "" if name.endswith((".weight", ".bias")) else ".weight"
         writer.add_tensor(ours, raw, raw_dtype=kind)
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+        if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             worth = value

@@ -274,7 +274,9 @@ _GRANITE = Architecture(
     attention_scale="attention_multiplier",
     residual_scale="residual_multiplier",
     logits_divisor="logits_scaling",
+    rotates=rotated_by_name,
     defaults={
+        "position_embedding_type": "rope",
         "max_position_embeddings": 2048,
         "embedding_multiplier": 1.0,
         "attention_multiplier": 1.0,
@@ -290,7 +292,7 @@ _GRANITE_EXPERTS = ExpertRecord(
     intermediate="intermediate_size",
     normalise=True,
     optional=True,
-    shared_intermediate="shared_intermediate_size",
+    shared_intermediate="shared_expert_intermediate_size",
     shared_gate_up=(".shared_mlp.input_linear",),
     shared_down=".shared_mlp.output_linear",
     shared_gate=None,
@@ -298,6 +300,7 @@ _GRANITE_EXPERTS = ExpertRecord(
 _GRANITE_MOE = replace(
     _GRANITE,
     name="GraniteMoeForCausalLM",
+    keys={"shared_expert_intermediate_size": "shared_intermediate_size"},
     experts=_GRANITE_EXPERTS,
     defaults={
         **_GRANITE.defaults,
@@ -312,10 +315,13 @@ _GRANITE_MOE_HYBRID = replace(
     name="GraniteMoeHybridForCausalLM",
     only_layer_types=("attention", "full_attention"),
     intermediate="shared_intermediate_size",
-    rotates=rotated_by_name,
     gate_up=("shared_mlp.input_linear",),
     down="shared_mlp.output_linear",
-    defaults={**_GRANITE_MOE.defaults, "shared_intermediate_size": 1024},
+    defaults={
+        **_GRANITE_MOE.defaults,
+        "position_embedding_type": None,
+        "shared_intermediate_size": 1024,
+    },
 )
 _MINICPM = replace(
     _LLAMA,

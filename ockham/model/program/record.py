@@ -71,7 +71,7 @@ def by_interval(config: Config, layer: int) -> bool:
 
 
 def rotated_by_name(config: Config, layer: int) -> bool:
-    """Granite 4: `position_embedding_type` is "rope", or "nope" where nothing is rotated."""
+    """Granite: `position_embedding_type` is "rope", or something else where nothing is rotated."""
     return config.get("position_embedding_type") == "rope"
 
 

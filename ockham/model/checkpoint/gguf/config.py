@@ -8,6 +8,7 @@ of `architectures`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.checkpoint.gguf.strings import STRINGS
+from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription, describe
 from ockham.model.program.values import Spelling
 
@@ -36,6 +38,13 @@ KEYS = {
     "expert_weights_norm": "norm_topk_prob",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+    "leading_dense_block_count": "moe_layer_start_index",
+    "interleave_moe_layer_step": "moe_layer_interval",
+    "expert_shared_count": "moe_num_shared_experts",
 }
 """Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
 
@@ -88,6 +97,34 @@ _GPT_OSS = {
     "mlp.experts.up_proj": "ffn_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
 }
+_POST_NORMS = {
+    **LAYER,
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_SEED = {**LAYER, "post_attention_layernorm": "post_attention_norm"}
+_HUNYUAN = {
+    **LAYER,
+    "self_attn.query_layernorm": "attn_q_norm",
+    "self_attn.key_layernorm": "attn_k_norm",
+}
+_ERNIE_EXPERTS = {
+    **_EXPERTS,
+    "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+}
+_GRANITE_EXPERTS = {
+    **LAYER,
+    "block_sparse_moe.router.layer": "ffn_gate_inp",
+    "block_sparse_moe.experts.gate_proj": "ffn_gate_exps",
+    "block_sparse_moe.experts.up_proj": "ffn_up_exps",
+    "block_sparse_moe.experts.down_proj": "ffn_down_exps",
+    "shared_mlp.gate_proj": "ffn_gate_shexp",
+    "shared_mlp.up_proj": "ffn_up_shexp",
+    "shared_mlp.output_linear": "ffn_down_shexp",
+}
 OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 """The same for the tensors outside of layers."""
 
@@ -98,7 +135,12 @@ class GgufArchitecture:
     their rows reordered (llama.cpp rotates neighbours, transformers halves), for how many layers
     the scale of attention is that of hidden_size / heads instead of the head's size, whether the
     weights of a row's experts are made to sum to one where the metadata does not say, and whether
-    the dimensions between which YaRN blends are whole ones."""
+    the dimensions between which YaRN blends are whole ones.
+
+    `windowed` is the record of files that name a window. `windows` are those of files that name
+    none, by the number of layers: none where it is not listed. `shared` names the gate and up of
+    the shared expert where its record has them fused. `assumed` gives values of config.json that
+    early files do not say."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
@@ -106,6 +148,19 @@ class GgufArchitecture:
     scaled_by_width_at: int | None = None
     normalised: bool = False
     whole_dimensions: bool = True
+    windowed: str | None = None
+    windows: Mapping[int, int] | None = None
+    shared: tuple[str, ...] = ()
+    assumed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+
+
+def _minicpm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The multipliers of the first MiniCPM, of which early files say none."""
+    return {
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 1.4 / math.sqrt(config["num_hidden_layers"]),
+        "logits_scaling": config["hidden_size"] / 256,
+    }
 
 
 GGUF_ARCHITECTURES = {
@@ -115,21 +170,44 @@ GGUF_ARCHITECTURES = {
     "gemma2": GgufArchitecture("Gemma2ForCausalLM", _GEMMA, scaled_by_width_at=46),
     "gemma3": GgufArchitecture("Gemma3ForCausalLM", _GEMMA, scaled_by_width_at=62),
     "phi3": GgufArchitecture("Phi3ForCausalLM", _PHI3),
+    "mistral3": GgufArchitecture("Ministral3ForCausalLM", reordered=True),
+    "qwen2vl": GgufArchitecture("Qwen2ForCausalLM"),
+    "qwen3vl": GgufArchitecture("Qwen3ForCausalLM"),
+    "smollm3": GgufArchitecture("SmolLM3ForCausalLM", reordered=True),
+    "olmo2": GgufArchitecture("Olmo2ForCausalLM", _POST_NORMS, windowed="Olmo3ForCausalLM"),
+    "exaone4": GgufArchitecture("Exaone4ForCausalLM", _POST_NORMS, windows={64: 4096}),
+    "seed_oss": GgufArchitecture("SeedOssForCausalLM", _SEED),
+    "granite": GgufArchitecture("GraniteForCausalLM", reordered=True),
+    "granitemoe": GgufArchitecture("GraniteForCausalLM", reordered=True),
+    "minicpm": GgufArchitecture("GraniteForCausalLM", reordered=True, assumed=_minicpm),
+    "hunyuan-dense": GgufArchitecture("HunYuanDenseV1ForCausalLM", _HUNYUAN),
+    "ernie4_5": GgufArchitecture("Ernie4_5ForCausalLM"),
 }
-"""`general.architecture` -> what it is here. Mistral's models call themselves llama."""
+"""`general.architecture` -> what it is here. Mistral's models call themselves llama; the text parts
+of Qwen's models of images are as those without; MiniCPM's multipliers are Granite's."""
 
 GGUF_MIXTURES = {
     "llama": GgufArchitecture("MixtralForCausalLM", _MIXTRAL, reordered=True, normalised=True),
     "qwen2moe": GgufArchitecture("Qwen2MoeForCausalLM", _EXPERTS),
     "qwen3moe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
+    "qwen3vlmoe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
     "olmoe": GgufArchitecture("OlmoeForCausalLM", _EXPERTS),
     "gpt-oss": GgufArchitecture(
         "GptOssForCausalLM", _GPT_OSS, normalised=True, whole_dimensions=False
     ),
+    "granitemoe": GgufArchitecture(
+        "GraniteMoeForCausalLM",
+        _GRANITE_EXPERTS,
+        reordered=True,
+        normalised=True,
+        shared=(".shared_mlp.gate_proj", ".shared_mlp.up_proj"),
+    ),
+    "ernie4_5-moe": GgufArchitecture("Ernie4_5_MoeForCausalLM", _ERNIE_EXPERTS, normalised=True),
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
 _SOFTMAX, _SOFTMAX_OF_CHOSEN = 1, 3
+_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier")
 
 END_TOKENS = frozenset(
     (
@@ -194,10 +272,22 @@ def _config_of(
         for theirs, ours in KEYS.items()
         if given(theirs) is not None
     }
-    config["architectures"] = [architecture.record]
+    # A multiplier of 0 says that there is none, as in llama.cpp.
+    config = {key: value for key, value in config.items() if value != 0 or key not in _MULTIPLIERS}
+    config = {**architecture.assumed(config), **config}
+    record = architecture.record
+    if config.get("sliding_window"):
+        record = architecture.windowed or record
+        config |= _layer_types(given("attention.sliding_window_pattern"), config)
+    elif architecture.windows is not None:
+        config["sliding_window"] = architecture.windows.get(config["num_hidden_layers"])
+    config["architectures"] = [record]
     config["tie_word_embeddings"] = "output.weight" not in shapes
     config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
+    config["attention_out_bias"] = "blk.0.attn_output.bias" in shapes
     config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
+    if given("rope.scaling.finetuned") is False:  # so says Granite 4 that nothing is rotated
+        config["position_embedding_type"] = "nope"
     if config.get("num_experts"):
         _add_experts(config, architecture, given, shapes)
     if "token_embd.weight" not in shapes:
@@ -208,6 +298,7 @@ def _config_of(
     if all(isinstance(size, int) and size > 0 for size in sizes):
         width = config["hidden_size"] // config["num_attention_heads"]
         head_dim = config.setdefault("head_dim", width)
+        config.setdefault("attention_multiplier", 1 / math.sqrt(head_dim))
         if architecture.scaled_by_width_at is not None:
             wide = config.get("num_hidden_layers") == architecture.scaled_by_width_at
             config["query_pre_attn_scalar"] = width if wide else head_dim
@@ -223,7 +314,24 @@ def _config_of(
         config |= {} if original is None else {"original_max_position_embeddings": original}
     config["eos_token_id"] = _end_tokens(metadata)
     bos = metadata.get("tokenizer.ggml.bos_token_id")
-    return config if bos is None else {**config, "bos_token_id": bos}
+    config |= {} if bos is None else {"bos_token_id": bos}
+    own = ARCHITECTURES[record].keys
+    return {own.get(key, key): value for key, value in config.items()}
+
+
+def _layer_types(pattern: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`layer_types` of config.json, where the metadata say which layers see a window: one by one,
+    or that every n-th one does not."""
+    if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
+        pattern = [(layer + 1) % pattern != 0 for layer in range(config["num_hidden_layers"])]
+    if pattern is None:
+        return {}
+    if not isinstance(pattern, list) or not all(isinstance(each, bool | int) for each in pattern):
+        raise ModelError(
+            f"its attention.sliding_window_pattern is {shown(pattern)}; a number, or a truth for "
+            "each layer, is supported."
+        )
+    return {"layer_types": ["sliding_attention" if each else "full_attention" for each in pattern]}
 
 
 def _one_value(key: str, value: Any) -> Any:
@@ -238,12 +346,17 @@ def _one_value(key: str, value: Any) -> Any:
     return value[0]
 
 
-def describe_gguf(config: Mapping[str, Any], name: str) -> ModelDescription:
+def describe_gguf(
+    config: Mapping[str, Any], name: str, architecture: GgufArchitecture
+) -> ModelDescription:
     """The description of a file's config; `name` is what GGUF calls its architecture. GGUF stores
     norms with the offset already added. Raises ModelError, which names the metadata's own keys."""
     names = {ours: f"{name}.{theirs}" for theirs, ours in KEYS.items()}
     description = describe(config, Spelling("its metadata", names))
     record = dataclasses.replace(description.architecture, norm_offset=0.0)
+    if record.experts is not None and architecture.shared:
+        experts = dataclasses.replace(record.experts, shared_gate_up=architecture.shared)
+        record = dataclasses.replace(record, experts=experts)
     return dataclasses.replace(description, architecture=record)
 
 
@@ -260,6 +373,9 @@ class Place:
 def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
     """The place of a tensor, e.g. "blk.3.attn_q.weight" of
     "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
+    whole = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    if whole and "." in architecture.layer.get(whole[2], ""):
+        return Place(f"blk.{whole[1]}.{architecture.layer[whole[2]]}")
     base, _, end = name.rpartition(".")
     if end not in ("weight", "bias"):
         base, end = name, "weight"
@@ -347,6 +463,10 @@ def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, A
             "beta_slow": given("rope.scaling.yarn_beta_slow"),
         }
         _check_yarn(given)
+    # As in llama.cpp, both of YaRN's mscales are the same, and cancel out.
+    multiplier = given("rope.scaling.yarn_log_multiplier")
+    scaling |= {"mscale": multiplier, "mscale_all_dim": multiplier}
+    scaling["llama_4_scaling_beta"] = given("attention.temperature_scale")
     return {k: v for k, v in scaling.items() if v is not None}
 
 

@@ -67,7 +67,7 @@ class GgufSource:
             shapes = {name: tensor.shape for name, tensor in self._parts.tensors.items()}
             self.config = config_of(self._parts.metadata, shapes, self._factors())
             self.generation_config = gguf_generation_config(self._parts.metadata)
-            self.description = describe_gguf(self.config, name)
+            self.description = describe_gguf(self.config, name, self._architecture)
         except ModelError as error:
             self._parts.close()
             raise ModelError(f"{self._parts.path} cannot be loaded: {error}") from None
@@ -159,7 +159,9 @@ class GgufSource:
             place = gguf_place(part.name, self._architecture)
             missing = part.name if place is None else place.name
             raise ModelError(f"{self._parts.path} has no tensor {missing!r}.")
-        shape = part.shape if expert is None else (self.config["num_experts"], *part.shape)
+        experts = self.description.experts
+        count = 0 if experts is None else experts.count
+        shape = part.shape if expert is None else (count, *part.shape)
         # llama.cpp's converter writes a matrix of one row as a vector.
         if tensor.shape != shape and not (shape[0] == 1 and tensor.shape == shape[1:]):
             raise ModelError(

@@ -1,0 +1,269 @@
+"""GGUF files of the later architectures: what llama.cpp's converter writes gives the model that the
+directory gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ModelError
+from ockham.kernels.ops import AttentionInput
+from ockham.model.checkpoint.gguf.config import GGUF_ARCHITECTURES, GGUF_MIXTURES, config_of
+from ockham.model.checkpoint.pairs import in_halves
+from ockham.model.loading import load_model
+from ockham.model.program.decoders import DECODERS
+from tests.helpers.architectures import CASES
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.oracle import COMMON, Case, assert_same_logits, oracle_logits
+from tests.helpers.steps import prompt_logits
+from tests.helpers.tiny import tiny_llama
+
+Writer = gguf.GGUFWriter
+
+
+def granite(writer: Writer) -> None:
+    writer.add_attention_scale(0.2)
+    writer.add_embedding_scale(3.0)
+    writer.add_residual_scale(0.4)
+    writer.add_logit_scale(0.5)
+
+
+def granite_shared(writer: Writer) -> None:
+    granite(writer)
+    writer.add_expert_shared_feed_forward_length(40)
+
+
+def granite_without_positions(writer: Writer) -> None:
+    granite_shared(writer)
+    writer.add_rope_scaling_finetuned(False)
+
+
+def yarn(writer: Writer) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(16)
+
+
+def ministral(writer: Writer) -> None:
+    yarn(writer)
+    writer.add_rope_scaling_yarn_log_mul(1.0)
+    writer.add_attn_temperature_scale(0.3)
+
+
+def olmo3_scaled(writer: Writer) -> None:
+    yarn(writer)
+    writer.add_rope_scaling_yarn_attn_factor(1.3)
+    writer.add_sliding_window_pattern([True, False, True, False])
+
+
+def every_third(writer: Writer) -> None:
+    writer.add_sliding_window_pattern([True, True, False, True])
+
+
+def ernie_moe(writer: Writer) -> None:
+    writer.add_leading_dense_block_count(1)
+    writer.add_interleave_moe_layer_step(1)
+    writer.add_expert_shared_count(2)
+    writer.add_expert_count(6)
+    writer.add_expert_used_count(2)
+    writer.add_expert_feed_forward_length(24)
+    writer.add_expert_shared_feed_forward_length(24)  # which llama.cpp computes otherwise
+
+
+def minicpm(writer: Writer) -> None:
+    writer.add_embedding_scale(3.0)
+    writer.add_residual_scale(0.4)
+    writer.add_logit_scale(0.5)
+
+
+def nothing(writer: Writer) -> None:
+    pass
+
+
+MINICPM = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 0.5}
+EARLY = {"embedding_multiplier": 12.0, "residual_multiplier": 0.7, "logits_scaling": 32 / 256}
+SCALE = {"attention_multiplier": 8**-0.5}
+EVERY_FOURTH = replace(CASES["smollm3"], values={"no_rope_layer_interval": 4})
+EQUAL = {**CASES["ministral3"].values["rope_parameters"], "mscale_all_dim": 1.0}
+FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
+    "smollm3": (
+        "smollm3",
+        replace(CASES["smollm3"], values={"no_rope_layer_interval": 4}),
+        nothing,
+    ),
+    "olmo2": ("olmo2", CASES["olmo2"], nothing),
+    "olmo3": ("olmo2", CASES["olmo3"], nothing),
+    "olmo3-scaled": ("olmo2", CASES["olmo3-scaled"], olmo3_scaled),
+    "exaone4": ("exaone4", CASES["exaone4"], every_third),
+    "exaone4-without-windows": (
+        "exaone4",
+        Case("Exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
+        nothing,
+    ),
+    "seed-oss": ("seed_oss", CASES["seed-oss"], nothing),
+    "granite": ("granite", CASES["granite"], granite),
+    "granite-moe": ("granitemoe", CASES["granite-moe"], granite),
+    "granite-moe-shared": ("granitemoe", CASES["granite-moe-shared"], granite_shared),
+    "granite4-dense": ("granite", CASES["granite4-dense"], granite),
+    "granite4-experts-without-positions": (
+        "granitemoe",
+        CASES["granite4-experts-without-positions"],
+        granite_without_positions,
+    ),
+    "minicpm": ("minicpm", Case("Granite", {**MINICPM, **SCALE}), minicpm),
+    "early-minicpm": (
+        "minicpm",
+        Case("Granite", {**EARLY, **SCALE}),
+        nothing,
+    ),
+    "hunyuan-dense": ("hunyuan-dense", CASES["hunyuan-dense"], nothing),
+    "hunyuan-dense-stretched": ("hunyuan-dense", CASES["hunyuan-dense-stretched"], nothing),
+    "ernie4.5": ("ernie4_5", CASES["ernie4.5"], nothing),
+    "ernie4.5-moe": (
+        "ernie4_5-moe",
+        replace(
+            CASES["ernie4.5-moe"],
+            values={**CASES["ernie4.5-moe"].values, "moe_layer_end_index": 3},
+        ),
+        ernie_moe,
+    ),
+    "ministral3": (
+        "mistral3",
+        Case("Ministral3", {"head_dim": 16, "rope_parameters": EQUAL}),
+        ministral,
+    ),
+    "mistral3": (
+        "mistral3",
+        replace(CASES["mistral3"], values={"head_dim": 16, "rope_parameters": EQUAL}),
+        ministral,
+    ),
+    "qwen3-vl": ("qwen3vl", CASES["qwen3-vl"], nothing),
+}
+
+
+def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors that llama.cpp's converter writes: fused ones of Granite cut in two, those of
+    images left out."""
+    for name, value in weights.items():
+        text = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.", name)
+        block = "blk." + ".".join(re.findall(r"layers\.(\d+)", text)) + "."
+        dense = not any("block_sparse_moe" in each for each in weights)
+        if "vision" in name or "visual" in name or "projector" in name:
+            continue
+        if "input_linear" in name:
+            kind = "_exps" if value.ndim == 3 else "" if dense else "_shexp"
+            for part, half in zip(("gate", "up"), np.split(value, 2, axis=-2), strict=True):
+                yield f"{block}ffn_{part}{kind}.weight", half
+        elif "shared_mlp.output_linear" in name and dense:
+            yield f"{block}ffn_down.weight", value
+        elif "e_score_correction_bias" in name:
+            yield f"{block}exp_probs_b.bias", value[0]
+        else:
+            yield text, value
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+    architecture, case, metadata = FILES[name]
+    oracle = case.build()
+    oracle.save_pretrained(tmp_path)
+    text = oracle.config.get_text_config()
+    rope = text.rope_parameters
+    rope = rope.get("full_attention", rope)
+    theta, dim = rope["rope_theta"], case.values.get("head_dim", 8)
+    if rope.get("alpha"):  # which the converter writes into the base
+        theta *= rope["alpha"] ** (dim / (dim - 2))
+    config = {
+        **COMMON,
+        **case.values,
+        "rms_norm_eps": text.rms_norm_eps,
+        "rope_theta": theta,
+        "head_dim": dim,
+        "sliding_window": getattr(text, "sliding_window", None),
+    }
+    if name == "granite4-dense":
+        config["intermediate_size"] = config.pop("shared_intermediate_size")
+    if "early" in name:
+        assert config["residual_multiplier"] == pytest.approx(1.4 / 4**0.5)
+    config.pop("shared_intermediate_size", None)
+    config.setdefault("num_experts_per_tok", 2)
+    if "ernie" in name:
+        config["moe_intermediate_size"] = None
+    weights = dict(converted(load_file(tmp_path / "model.safetensors")))
+    write_gguf(tmp_path / "model.gguf", architecture, config, weights, metadata=metadata)
+    told: list[str] = []
+    settings = {"max_num_seqs": 8, "block_size": 4, "max_model_len": 128}
+    model = load_model(EngineConfig(model=str(tmp_path / "model.gguf"), **settings), told.append)
+    expected = oracle_logits(oracle, case.prompts())
+    assert_same_logits(prompt_logits(model, case.prompts(), 16), expected)
+    assert not any("warning" in line for line in told)
+
+
+def test_every_record_that_is_named_is_known() -> None:
+    for architecture in (*GGUF_ARCHITECTURES.values(), *GGUF_MIXTURES.values()):
+        assert {architecture.record, architecture.windowed or architecture.record} <= {*DECODERS}
+
+
+def test_layers_of_mamba_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"'granitehybrid' is not supported; .*granite"):
+        config_of({"general.architecture": "granitehybrid"}, {}, {})
+
+
+@pytest.mark.parametrize("pattern", ["LLLG", [0.5, "x"], -1])
+def test_a_pattern_of_windows_of_another_kind_is_refused(pattern: Any) -> None:
+    metadata = {
+        "general.architecture": "olmo2",
+        "olmo2.block_count": 4,
+        "olmo2.attention.sliding_window": 9,
+        "olmo2.attention.sliding_window_pattern": pattern,
+    }
+    with pytest.raises(ModelError, match=r"sliding_window_pattern is .*; a number, or a truth"):
+        config_of(metadata, {}, {})
+
+
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "head_dim": 64,
+    "num_hidden_layers": 1,
+}
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16", "Q4_0", "Q8_0", "Q4_K", "IQ4_NL"])
+def test_rotary_pairs_that_are_neighbours_come_apart_in_every_format(
+    kind: str, tmp_path: Path
+) -> None:
+    ernie = {"architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5"}
+    tiny_llama(tmp_path, **SIZES, **ernie)
+    config = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    weights = load_file(tmp_path / "model.safetensors")
+    path = tmp_path / "model.gguf"
+    config["rms_norm_eps"] = 1e-5
+    meant = write_gguf(path, "ernie4_5", config, weights, lambda name: kind)
+    model = load_model(EngineConfig(model=str(path), max_num_seqs=2, max_model_len=64))
+    (op,) = (op for op in model.program.ops if isinstance(op, AttentionInput))
+    order = [*range(0, 64, 2), *range(1, 64, 2)]
+    q, k, v = (meant[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qkv")
+    halves = [rows.reshape(-1, 64, 256)[:, order].reshape(-1, 256) for rows in (q, k)]
+    found = op.qkv.rows(np.arange(op.qkv.out_features, dtype=np.int32))
+    assert (found == np.concatenate([*halves, v])).all()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 8, 11, 40])
+def test_blocks_that_end_within_a_head_are_joined(cut: int) -> None:
+    rows = np.arange(40 * 2, dtype=np.float32).reshape(40, 2)
+    blocks = (rows[start : start + cut].copy() for start in range(0, 40, cut))
+    found = list(in_halves(blocks, (8, 6)))
+    order = [0, 2, 4, 1, 3, 5, 6, 7]
+    assert all(len(block) % 8 == 0 for block in found)
+    assert (np.concatenate(found) == rows.reshape(5, 8, 2)[:, order].reshape(40, 2)).all()
