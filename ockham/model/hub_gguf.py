@@ -14,7 +14,8 @@ from ockham.model.known_models import QUANTISATION
 
 BEST_FIRST = (
     *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
-    *("Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S"),
+    *("Q4_K_M", "Q4_K_S", "MXFP4", "MXFP4_MOE", "IQ4_NL", "IQ4_XS", "Q4_1", "Q4_0"),
+    *("Q3_K_L", "Q3_K_M", "Q3_K_S"),
     *("BF16", "F16", "F32"),
 )
 """What is chosen from unasked. Beyond eight bits a file takes twice the memory and time for answers

@@ -67,6 +67,10 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     "mistral": {"7b": "bartowski/Mistral-7B-Instruct-v0.3-GGUF"},
     "phi3.5": {"3.8b": "bartowski/Phi-3.5-mini-instruct-GGUF"},
     "olmo2": {"7b": "bartowski/OLMo-2-1124-7B-Instruct-GGUF"},
+    "gpt-oss": {
+        "20b": "ggml-org/gpt-oss-20b-GGUF",
+        "120b": "ggml-org/gpt-oss-120b-GGUF",
+    },
     "tinyllama": {"1.1b": "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF"},
 }
 """Name -> size -> repository. The first size is meant where none is named."""
@@ -94,7 +98,7 @@ PACKAGES = {
 """Repository -> a Python package that carries its model as a GGUF file or as a directory `model`,
 and what pip calls it."""
 
-QUANTISATION = re.compile(r"(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|BF16|F16|FP16|F32)", re.IGNORECASE)
+QUANTISATION = re.compile(r"(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|MXFP4\w*|BF16|F16|FP16|F32)", re.IGNORECASE)
 
 _HOSTS = re.compile(r"(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _KINDS = ("instruct-", "it-", "chat-", "text-")

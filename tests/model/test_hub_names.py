@@ -81,6 +81,7 @@ def test_every_size_of_a_short_name_is_a_repository() -> None:
         ("qwen3:latest", Repository(QWEN, None, True)),
         ("qwen3:30b-a3b", Repository("Qwen/Qwen3-30B-A3B-GGUF", None, True)),
         ("gemma3:1b-it-q8_0", Repository("ggml-org/gemma-3-1b-it-GGUF", "Q8_0", True)),
+        ("gpt-oss:20b-mxfp4", Repository("ggml-org/gpt-oss-20b-GGUF", "MXFP4", True)),
         ("hf.co/a/b:Q4_K_M", Repository("a/b", "Q4_K_M")),
         ("https://huggingface.co/a/b/", Repository("a/b")),
         ("b:Q4_K_M", Repository("b", "Q4_K_M")),
