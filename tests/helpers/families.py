@@ -42,6 +42,7 @@ PYTHON = """[{%- for call in message.tool_calls %}{% set f = call.function %}
 {{- f.name }}({% for k, v in f.arguments.items() %}
 {{- k }}={{ v | tojson }}{{ ', ' if not loop.last }}
 {%- endfor %}){{ ', ' if not loop.last }}{% endfor %}]"""
+PYTHON_ROWS = PYTHON[1:-1].replace("){{ ', '", "){{ '\\n'")
 GEMMA_VALUE = """
 {%- macro value(v) -%}
 {%- if v is string -%}{{ QUOTE + v + QUOTE }}
@@ -131,6 +132,18 @@ FAMILIES = {
         ),
         never=("</parameter>",),
     ),
+    "seed": Family(
+        "seed",
+        each(
+            "{{ '\n<seed:tool_call>\n<function=' + f.name + '>\n' }}"
+            "{%- for k, v in f.arguments.items() %}{{ '<parameter=' + k + '>' }}"
+            + TEXT_OR_JSON
+            + "{{ '</parameter>\n' }}{% endfor %}{{ '</function>\n</seed:tool_call>' }}"
+        ).replace("think>", "seed:think>"),
+        THOUGHTS[3],
+        never=("</parameter>",),
+    ),
+    "olmo3": Family("olmo3", chatml("\n<function_calls>\n" + PYTHON_ROWS + "\n</function_calls>")),
     "glm": Family(
         "glm",
         each(
@@ -204,7 +217,7 @@ class Talks:
             for letter, kind in zip("abcdefg", self.random.sample(kinds, 5), strict=False)
         }
         # Python's names of functions have no hyphen, and arguments are words everywhere.
-        if "pythonic" in self.family.format or self.family.format == "lfm2":
+        if "pythonic" in self.family.format or self.family.format in ("lfm2", "olmo3"):
             name = name.replace("-", "_")
         schema = {"type": "object", "properties": properties}
         return {

@@ -84,6 +84,8 @@ def _another(reader: Reader, close: str, call: Call) -> Steps[bool]:
         more = (yield from reader.peek()) == "{"
     elif isinstance(call, TagCall) and call.name[0]:
         more = yield from reader.starts(call.name[0])
+    elif isinstance(call, PythonCall) and call.rows:
+        more = _NAME.fullmatch((yield from reader.peek())) is not None
     if not more and base is None and reader.marked is not None:
         reader.at = reader.marked  # what follows is text
     reader.marked = base

@@ -36,7 +36,7 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
     """One tag for each argument: `<function=f><parameter=a>1</parameter></function>`.
 
     Each pair is what stands before and after. With `lines` a value stands on lines of its own.
-    `gap` is written between tags; any white space is read there.
+    `gap` is written between tags; any white space is read there. With `rows` tags begin lines.
     Values are texts as they are, or JSON where the tool's schema asks for another type.
     """
 
@@ -46,10 +46,13 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
     end: str
     lines: bool = False
     gap: str = ""
+    rows: bool = False
 
 
 class PythonCall(msgspec.Struct, frozen=True, tag=True):
-    """`[f(a=1, b="x"), g()]`."""
+    """`[f(a=1, b="x"), g()]`, or with `rows` one call after another, without brackets."""
+
+    rows: bool = False
 
 
 Call = JsonCall | HeadCall | TagCall | PythonCall
@@ -87,6 +90,13 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
 class Thought(msgspec.Struct, frozen=True):
     """What stands around a thought."""
+
+    open: str
+    close: str
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What stands around an answer, behind its thought."""
 
     open: str
     close: str
@@ -169,6 +179,31 @@ FORMATS = (
         written=("<|tool_call|>[", ", ", "]"),
     ),
     Format(
+        name="seed",
+        signs=(("<seed:tool_call>",),),
+        open=("<seed:tool_call>",),
+        close="</seed:tool_call>",
+        calls=(
+            TagCall(
+                name=("<function=", ">"),
+                key=("<parameter=", ">"),
+                value=("", "</parameter>"),
+                end="</function>",
+                rows=True,
+            ),
+        ),
+        written=("<seed:tool_call>\n", "\n", "\n</seed:tool_call>"),
+        wrapped=True,
+    ),
+    Format(
+        name="olmo3",
+        signs=(("<function_calls>",),),
+        open=("<function_calls>",),
+        close="</function_calls>",
+        calls=(PythonCall(rows=True),),
+        written=("<function_calls>", "\n", "</function_calls>"),
+    ),
+    Format(
         name="qwen3-coder",
         signs=(("<function=", "<parameter="),),
         open=("<tool_call>", "<function="),
@@ -245,6 +280,18 @@ THOUGHTS = (
     Thought("Here is my thought process:", "Here is my response:"),
 )
 """Of Qwen, DeepSeek, GLM and many others; Gemma; Mistral; Seed; Exaone; Command; Granite 3."""
+
+
+FRAMES = (Frame("<response>", "</response>"), Frame("<answer>", "</answer>"))
+"""Of Ernie 4.5 and HunYuan."""
+
+
+def frame_of(template: str) -> Frame | None:
+    """What stands around the answers of a model with this chat template, if it is known."""
+    for frame in FRAMES:
+        if frame.open in template and frame.close in template and thought_of(template) is not None:
+            return frame
+    return None
 
 
 def format_of(template: str) -> Format | None:

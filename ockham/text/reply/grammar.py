@@ -157,14 +157,15 @@ class Grammar:
             case TagCall() as call:
                 head = self._literal(f"{call.name[0]}{name}{call.name[1]}")
                 line = "\n" if call.lines else ""
+                row = "\n" if call.rows else line
                 between = call.key[1] + call.gap + line + call.value[0]
                 members = self._members(
                     schema,
                     "",
-                    lambda key, _: f"{line}{call.key[0]}{key}{between}",
+                    lambda key, _: f"{row}{call.key[0]}{key}{between}",
                     lambda part: self._tagged(part, line + call.value[1] + call.gap),
                 )
-                return f"{head} {members} {self._literal(line + call.end)}"
+                return f"{head} {members} {self._literal(row + call.end)}"
             case PythonCall():
                 members = self._members(schema, ", ", lambda key, _: f"{key}=", self._json)
                 return f'{self._literal(name + "(")} {members} ")"'

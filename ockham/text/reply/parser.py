@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ockham.text.reply.calls import NoCall, read_calls
 from ockham.text.reply.channels import read_channels
-from ockham.text.reply.formats import Format, TagCall, Thought
+from ockham.text.reply.formats import Format, Frame, TagCall, Thought
 from ockham.text.reply.reader import Marks, Reader, Steps, Unparsed
 from ockham.text.reply.schemas import Tools
 from ockham.text.reply.splitter import ReplyDelta, Splitter
@@ -26,12 +26,13 @@ class ReplyParser(Splitter):
         thought: Thought | None,
         tools: Tools | None = None,
         *,
+        frame: Frame | None = None,
         prompt: str = "",
         hidden: Iterable[str] = (),
     ) -> None:
-        """`tools` are None where no calls are looked for. `prompt` is the text that the answer
-        goes on from, which may have opened a thought. `hidden` are special tokens that are left
-        out of the text."""
+        """`tools` are None where no calls are looked for. What stands around an answer, `frame`, is
+        left out of it. `prompt` is the text that the answer goes on from, which may have opened a
+        thought. `hidden` are special tokens that are left out of the text."""
         looked_for = None if tools is None else format_
         super().__init__(
             id_length=None if format_ is None else format_.id_length, calls=looked_for is not None
@@ -42,6 +43,7 @@ class ReplyParser(Splitter):
         self._format = looked_for
         self._channels = format_ is not None and format_.channels
         self._thought = thought
+        self._frame = frame
         self._hidden = frozenset(hidden)
         self._steps = self._run(_opens(thought, prompt))
         self._over = False
@@ -95,8 +97,10 @@ class ReplyParser(Splitter):
         """Read text, with thoughts and calls in it."""
         reader, format_ = self.reader, self._format
         opening = format_.open if format_ is not None else ()
-        marks = Marks([*opening, *self._hidden])
         yield from self._maybe_thought()
+        framed = self._frame if (yield from self._framed()) else None
+        closing = () if framed is None else (framed.close,)
+        marks = Marks([*opening, *self._hidden, *closing])
         if format_ is not None and format_.bare:
             yield from self._section(format_, None)
         while True:
@@ -107,25 +111,37 @@ class ReplyParser(Splitter):
                     return
             elif found[0] in self._hidden:
                 reader.at += len(found[0])
+            elif found[0] in closing:
+                reader.at += len(found[0])
+                self._fresh, self._space = True, ""
             elif format_ is not None:
                 yield from self._section(format_, found[0])
                 yield from self._maybe_thought()
 
     def _maybe_thought(self) -> Steps[None]:
         """Read a thought if one comes next."""
+        thought = self._thought
+        if thought is not None and (yield from self._comes(thought.open)):
+            yield from self._think(len(thought.open))
+
+    def _framed(self) -> Steps[bool]:
+        """Whether the answer has a frame, which is opened here. White space before its end is held
+        back then."""
+        if self._frame is None or not (yield from self._comes(self._frame.open)):
+            return False
+        self._fresh, self._holds_space = True, True
+        return True
+
+    def _comes(self, mark: str) -> Steps[bool]:
+        """Read a mark, and white space before it, if they come next; whether they did."""
         reader = self.reader
-        if self._thought is None:
-            return
         reader.marked = reader.at
         yield from reader.space()
-        if (yield from reader.skip(self._thought.open)):
-            reader.marked = None
-            yield from self._think(len(self._thought.open))
-        elif reader.skip_cut(Marks([self._thought.open])):
-            reader.marked = None
-        else:
+        found = yield from reader.skip(mark)
+        if not found and not reader.skip_cut(Marks([mark])):
             reader.at = reader.at if reader.marked is None else reader.marked
-            reader.marked = None
+        reader.marked = None
+        return found
 
     def _think(self, opened: int = 0) -> Steps[None]:
         """Read a thought to its end. A call ends it too: models forget to close thoughts."""

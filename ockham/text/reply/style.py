@@ -10,7 +10,15 @@ import msgspec
 from ockham.core.outputs import Reply
 from ockham.text.chat_template import Called
 from ockham.text.reply.discover import find_format
-from ockham.text.reply.formats import HERMES, Format, Thought, format_of, thought_of
+from ockham.text.reply.formats import (
+    HERMES,
+    Format,
+    Frame,
+    Thought,
+    format_of,
+    frame_of,
+    thought_of,
+)
 from ockham.text.reply.parser import ReplyParser
 from ockham.text.reply.schemas import Tools
 from ockham.text.reply.splitter import Splitter
@@ -21,11 +29,12 @@ if TYPE_CHECKING:
 
 class Style(msgspec.Struct, frozen=True, kw_only=True):
     """How a model writes calls and thoughts: the checkpoint's own `template`, else a format and
-    what stands around thoughts. None for what it does not write."""
+    what stands around thoughts and around answers. None for what it does not write."""
 
     template: ResponseTemplate | None = None
     format: Format | None = None
     thought: Thought | None = None
+    frame: Frame | None = None
     spelled: bool = False
     """Whether the template shows no tools, so that they are written in a message: see
     `spelled`."""
@@ -37,8 +46,8 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
         """The texts that must be seen in an answer, also where they are special tokens."""
         if self.template is not None:
             return self.template.marks
-        thought = (self.thought.open, self.thought.close) if self.thought else ()
-        return (*(self.format.marks if self.format else ()), *thought)
+        around = [(each.open, each.close) for each in (self.thought, self.frame) if each]
+        return (*(self.format.marks if self.format else ()), *(m for pair in around for m in pair))
 
     @property
     def thinks(self) -> bool:
@@ -73,6 +82,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
             self.format,
             self.thought,
             tools,
+            frame=self.frame,
             prompt=prompt,
             hidden=frozenset(hidden) - set(self.marks),
         )
@@ -86,7 +96,13 @@ def style_of(template: str, response_template: Any = None) -> Style:
         from ockham.text.reply.template import read_response_template
 
         own, note = read_response_template(response_template)
-    return Style(template=own, format=format_of(template), thought=thought_of(template), note=note)
+    return Style(
+        template=own,
+        format=format_of(template),
+        thought=thought_of(template),
+        frame=frame_of(template),
+        note=note,
+    )
 
 
 def with_calls(style: Style, called: Called) -> Style:

@@ -44,6 +44,9 @@ PUBLISHED = {
     "qwen2": [split(QWEN2), BYTES],
     "gpt-4o": [split(O200K), BYTES],
     "tekken": [split(TEKKEN), BYTES],
+    "exaone4": [GPT2],
+    "granite-docling": [GPT2],
+    "minicpm5": [split(r"\p{N}{1,3}"), split(CL100K.replace("{1,3}", "+")), BYTES],
     "starcoder": [DIGITS, GPT2],
     "command-r": [DIGITS, GPT2],
     "falcon": [
@@ -83,6 +86,10 @@ def test_the_steps_are_those_of_the_published_tokenizer_json(pre: str) -> None:
     tokenizer.pre_tokenizer = SPLITTINGS[pre].pre_tokenizer()
     found = json.loads(tokenizer.to_str())["pre_tokenizer"]
     assert found == {"type": "Sequence", "pretokenizers": PUBLISHED[pre]}
+
+
+def test_hunyuans_dense_models_cut_as_deepseek_3() -> None:
+    assert SPLITTINGS["hunyuan-dense"] == SPLITTINGS["deepseek-v3"]
 
 
 def words(pre: str, text: str) -> list[str]:

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ockham.core.outputs import Reply
-from ockham.text.reply.formats import FORMATS, THOUGHTS, format_of, thought_of
+from ockham.text.reply.formats import (
+    FORMATS,
+    FRAMES,
+    THOUGHTS,
+    Frame,
+    format_of,
+    frame_of,
+    thought_of,
+)
 from ockham.text.reply.schemas import Tools
 from ockham.text.reply.splitter import ReplyDelta, Splitter, joined
 from ockham.text.reply.style import Style, parse
@@ -360,3 +368,55 @@ def test_a_call_of_gpt_oss_may_name_its_tool_before_its_channel(kind: str, thoug
 def test_text_of_gpt_oss_that_begins_with_a_word_like_a_recipient_is_text() -> None:
     for text in (" to", " tomorrow", " to you"):
         assert parse(text, style(FAMILIES["gpt-oss"]), Tools()).content == text
+
+
+FRAMED = {
+    "<think>\nSo\n</think>\n{open}\nIt is 4.\n\nSure.\n{close}\n": ("So", "It is 4.\n\nSure."),
+    "<think>\n\n</think>\n{open}\nYes\n{close}": (None, "Yes"),
+    "{open}a {close}": (None, "a"),
+    "No frame, but a {open} mark.": (None, "No frame, but a {open} mark."),
+    "<think>x</think>{open}\ncut": ("x", "cut"),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("written", FRAMED)
+@pytest.mark.parametrize("looks_for_calls", [False, True])
+def test_what_stands_around_an_answer_is_left_out(
+    frame: Frame, written: str, looks_for_calls: bool
+) -> None:
+    template = f"<think></think>{frame.open}{frame.close}<tool_call>"
+    assert frame_of(template) == frame
+    own = Style(format=format_of(template), thought=thought_of(template), frame=frame_of(template))
+    text = written.replace("{open}", frame.open).replace("{close}", frame.close)
+    reasoning, content = FRAMED[written]
+    expected = {"content": content.replace("{open}", frame.open), "reasoning": reasoning}
+    tools = Tools([]) if looks_for_calls else None
+    assert plain(parse(text, own, tools)) == {**expected, "calls": []}
+    deltas, _ = streamed(list(text), own, tools)
+    assert plain(joined(deltas)) == {**expected, "calls": []}
+
+
+def test_a_call_may_stand_behind_a_framed_answer() -> None:
+    own = Style(format=FAMILIES["hermes"].found, thought=THINK, frame=FRAMES[0])
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    text = f"<think>a</think>\n<response>\nLet me see.\n</response>\n{call}\n"
+    found = plain(parse(text, own, Tools([])))
+    assert found == {"content": "Let me see.", "reasoning": "a", "calls": [("f", {})]}
+
+
+def test_frames_are_known_by_templates_that_think_and_write_both_marks() -> None:
+    assert frame_of("<think></think><answer>") is None
+    assert frame_of("<answer></answer>") is None
+
+
+def test_calls_of_the_later_models_are_read_as_they_write_them() -> None:
+    seed = format_of("{%- set toolcall_begin_token = '<seed:tool_call>' -%}<function=<parameter=")
+    text = "A.\n<seed:tool_call>\n<function=f>\n<parameter=a>x\ny</parameter>\n</function>\n"
+    found = plain(parse(text + "</seed:tool_call>", Style(format=seed), Tools([])))
+    assert found == {"content": "A.", "reasoning": None, "calls": [("f", {"a": "x\ny"})]}
+    olmo = Style(format=format_of("<function_calls>"))
+    text = "Now.\n<function_calls>f(a='x', b=2)\n g()</function_calls>"
+    found = plain(parse(text, olmo, Tools([])))
+    assert found["calls"] == [("f", {"a": "x", "b": 2}), ("g", {})]
+    assert found["content"] == "Now."

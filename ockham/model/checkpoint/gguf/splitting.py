@@ -115,7 +115,10 @@ _FALCON = (Step.PUNCTUATION, Step.GPT2, Step.DIGIT_RUNS, "[0-9][0-9][0-9]")
 _LLAMA3_NAMES = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral")
 _QWEN2_NAMES = ("qwen2", "deepseek-r1-qwen", "megrez", "kormo", "stablelm2")
 _STARCODER_NAMES = ("starcoder", "refact", "smollm", "codeshell", "minerva-7b")
-_GPT2_NAMES = ("gpt-2", "default", "phi-2", "gigachat", "mellum", "a.x-4.0", "jais", "trillion")
+_GPT2_NAMES = (
+    *("gpt-2", "default", "phi-2", "gigachat", "mellum", "a.x-4.0", "jais", "trillion"),
+    *("exaone4", "granite-docling"),
+)
 
 SPLITTINGS: dict[str, Splitting] = {
     **dict.fromkeys(
@@ -135,7 +138,8 @@ SPLITTINGS: dict[str, Splitting] = {
     "falcon": Splitting(_FALCON),
     "deepseek-llm": Splitting(_DEEPSEEK_LLM),
     "deepseek-coder": Splitting(_DEEPSEEK_CODER),
-    "deepseek-v3": Splitting(_DEEPSEEK_3),
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), Splitting(_DEEPSEEK_3)),
+    "minicpm5": Splitting((r"\p{N}{1,3}", _LETTERS + r"|\p{N}+" + _REST, Step.BYTES), whole=True),
     **dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), Splitting((_BLOOM, Step.BYTES))),
     "viking": Splitting((_BLOOM, Step.DIGITS, Step.BYTES)),
 }
