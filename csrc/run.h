@@ -34,6 +34,7 @@ struct Activations {
     Buffer experts, expert_weights;        // int32 and float, (R, top_k)
     Buffer expert_x, expert_out;
     Buffer turned;                         // the stream behind a shortcut
+    Buffer made;  // what a layer without keys and values makes of each active row for later ones
     Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
     Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)
     std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax

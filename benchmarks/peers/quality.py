@@ -39,7 +39,7 @@ from ockham.lab.evidence.real_model import NAME, find_real_model
 from ockham.model.checkpoint.gguf.source import GgufSource
 from ockham.model.checkpoint.opening import open_model
 from ockham.model.program.compile import compile_program
-from ockham.model.program.weights import Part, UnloadedLinear
+from ockham.model.program.weights import Part, UnloadedLinear, VectorPart, vector_length
 from ockham.text.tokenizer import Tokenizer
 
 BASELINE = Configuration(OCKHAM, "fp32", 32, 32)
@@ -97,9 +97,9 @@ class _Asked:
         outputs = sum(part.stop - part.start for part in parts)
         return UnloadedLinear("fp32", outputs, parts[0].shape[-1], 0)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Array:
-        self.parts += [Part(name, (width,), 0, 1) for name, width in parts]
-        return np.zeros(sum(width for _, width in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Array:
+        self.parts += [Part(name, shape, 0, math.prod(shape[:-1])) for name, shape in parts]
+        return np.zeros(vector_length(parts), np.float32)
 
 
 def _write_weights(path: Path, source: GgufSource, parts: Sequence[Part]) -> None:

@@ -94,14 +94,17 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
     for (nb::handle group : groups) {
         const nb::object spec = group.attr("spec");
         const nb::object planes = spec.attr("planes");
-        if (nb::cast<std::string>(spec.attr("kind")) != "paged" || nb::len(nb::handle(planes)) != 2)
-            throw std::invalid_argument("attention keeps keys and values in pages, and nothing else.");
+        const size_t count = nb::len(nb::handle(planes));
+        if (count != 1 && count != 2)
+            throw std::invalid_argument("layers keep keys and values, or one row of each token.");
         const nb::object plane = spec.attr("uniform");
         shapes.push_back({layers_of(group.attr("layers")), nb::cast<int64_t>(plane.attr("heads")),
                           nb::cast<int64_t>(plane.attr("width")),
-                          element_of(planes[0].attr("dtype")), element_of(planes[1].attr("dtype")),
+                          element_of(planes[0].attr("dtype")),
+                          element_of(planes[count - 1].attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
                           nb::cast<int64_t>(group.attr("page_tokens"))});
+        if (count == 1) shapes.back().row_floats = shapes.back().head_dim;
         shapes.back().mirrors = mirrors_of(group.attr("mirrors"), shapes.back());
         shapes.back().books = books_of(group.attr("books"), shapes.back());
     }
@@ -131,6 +134,14 @@ struct StateShape {
         const Side keys = planes.keys(group), values = planes.values(group);
         const auto key = static_cast<size_t>(keys.row_bytes());
         const auto value = static_cast<size_t>(values.row_bytes());
+        if (shape.row_floats > 0) {
+            item_bytes = sizeof(float);
+            sizes[0] = shape.layers.size();
+            sizes[1] = sizes[3] = 1;
+            sizes[2] = slots;
+            sizes[4] = static_cast<size_t>(shape.row_floats);
+            return;
+        }
         item_bytes = keys.coded() ? 1 : static_cast<size_t>(keys.unit_bytes);
         sizes[0] = shape.layers.size();
         sizes[1] = key == value ? 2 : 1;

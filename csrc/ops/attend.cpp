@@ -117,7 +117,7 @@ void Attend::check(Program& program) const {
     require(program.planes.group_of(layer) == group,
             at("the planes", layer) + " belong to another group.");
     const LayerPlane plane = program.planes.layer(layer);
-    require(plane.kv_heads == shape.kv_heads && plane.head_dim == shape.head_dim,
+    require(plane.row_floats == 0 && plane.kv_heads == shape.kv_heads && plane.head_dim == shape.head_dim,
             at("the planes", layer) + " have another shape than its attention.");
     check_vector(shape.sinks, shape.heads, at("the sinks", layer));
     const Rope& rope = input->rope;

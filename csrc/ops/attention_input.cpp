@@ -101,7 +101,7 @@ void AttentionInput::check(Program& program) const {
     require(program.planes.group_of(layer) == group,
             at("the planes", layer) + " belong to another group.");
     const LayerPlane plane = program.planes.layer(layer);
-    require(plane.kv_heads == kv_heads && plane.head_dim == head_dim,
+    require(plane.row_floats == 0 && plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
     check_dense(program, qkv, q + 2 * kv, program.hidden, at("the projection", layer));
     check_norm(norm, program.hidden, at("the norm", layer));

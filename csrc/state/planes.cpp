@@ -26,6 +26,7 @@ struct Rows {
     int64_t head_stride;
     int64_t token_stride;
 
+    // Only of layers that keep keys and values.
     Rows(const LayerPlane& plane, T* data, int64_t heads, int64_t count) {
         const int64_t key = plane.k.row_bytes(), value = plane.v.row_bytes();
         const bool apart = key == value;
@@ -35,6 +36,7 @@ struct Rows {
         values = data + (apart ? count * token_stride : key);
     }
     static int64_t bytes(const LayerPlane& plane, int64_t heads, int64_t count) {
+        if (plane.row_floats > 0) return count * plane.row_floats * static_cast<int64_t>(sizeof(float));
         return count * heads * (plane.k.row_bytes() + plane.v.row_bytes());
     }
 };
@@ -42,6 +44,12 @@ struct Rows {
 // The state of some slots, of the heads [first, last), to rows and back.
 void read_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64_t* slots,
                int64_t count, uint8_t* data) {
+    if (plane.row_floats > 0) {
+        auto* to = reinterpret_cast<float*>(data);
+        for (int64_t n = 0; n < count; ++n, to += plane.row_floats)
+            std::copy_n(plane.row(slots[n]), plane.row_floats, to);
+        return;
+    }
     const Rows<uint8_t> rows(plane, data, last - first, count);
     for (int64_t n = 0; n < count; ++n)
         for (int64_t head = first; head < last; ++head) {
@@ -54,6 +62,12 @@ void read_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64
 
 void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64_t* slots,
                 int64_t count, const uint8_t* data) {
+    if (plane.row_floats > 0) {
+        const auto* from = reinterpret_cast<const float*>(data);
+        for (int64_t n = 0; n < count; ++n, from += plane.row_floats)
+            std::copy_n(from, plane.row_floats, plane.row(slots[n]));
+        return;
+    }
     const Rows<const uint8_t> rows(plane, data, last - first, count);
     for (int64_t n = 0; n < count; ++n) plane.changed(slots[n]);
     for (int64_t n = 0; n < count; ++n)
@@ -173,6 +187,9 @@ Planes::Planes(const std::vector<GroupShape>& groups) : shapes_(groups) {
     for (const GroupShape& shape : shapes_) {
         if (shape.kv_heads < 1 || shape.head_dim < 1 || shape.pages < 0 || shape.page_tokens < 1)
             throw std::invalid_argument("a group of layers has a size below one.");
+        if (shape.row_floats != 0 && (shape.kv_heads != 1 || shape.row_floats != shape.head_dim ||
+                                      shape.keys != Element::fp32))
+            throw std::invalid_argument("rows of floats are of one head, and of no other type.");
         const bool codes = coded(shape.keys), four = shape.keys == Element::int4 || shape.values == Element::int4;
         if (codes != coded(shape.values) || (!codes && shape.keys != shape.values))
             throw std::invalid_argument("keys and values have one type, or both are integers.");
@@ -229,6 +246,9 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.v = Side(shape.values, true, shape.head_dim, shape.page_tokens);
     plane.head_bytes = plane.k.page_bytes + plane.v.page_bytes;
     plane.page_bytes = shape.kv_heads * plane.head_bytes;
+    plane.row_floats = shape.row_floats;
+    if (shape.row_floats > 0)
+        plane.page_bytes = shape.page_tokens * shape.row_floats * static_cast<int64_t>(sizeof(float));
     if (!shape.mirrors.empty())
         plane.mirrors = shape.mirrors.data() + index * shape.kv_heads * shape.head_dim;
     if (!shape.books.empty()) plane.books = shape.books.data() + index * shape.kv_heads;

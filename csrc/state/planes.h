@@ -34,6 +34,9 @@ struct GroupShape {
     std::vector<float> mirrors = {};
     // Of each layer and head, a codebook of its keys. Empty: there are none.
     std::vector<KeyBook> books = {};
+    // Where it is not 0, the layers keep no keys and values: of each token a row of so many floats, as
+    // an operation leaves it. Such a group has one head, of that width.
+    int64_t row_floats = 0;
 };
 
 // One layer's planes.
@@ -47,6 +50,7 @@ struct LayerPlane {
     int64_t page_bytes = 0;
     // Of each 16 slots, which choosers' summaries of them are still of these keys: a bit for each.
     uint8_t* fresh = nullptr;
+    int64_t row_floats = 0;  // of a token, where the layer keeps no keys and values
     const float* mirrors = nullptr;  // of each head, if there are any
     const KeyBook* books = nullptr;  // likewise
 
@@ -54,6 +58,10 @@ struct LayerPlane {
         return data + page * page_bytes + head * head_bytes;
     }
     uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + k.page_bytes; }
+    // Of a layer without keys and values: what it keeps of a slot's token.
+    float* row(int64_t slot) const {
+        return reinterpret_cast<float*>(data) + slot * row_floats;
+    }
     // At what a head's keys, and the queries that read them, are reflected; null: at nothing.
     const float* mirror(int64_t head) const {
         return mirrors == nullptr ? nullptr : mirrors + head * head_dim;

@@ -81,6 +81,14 @@ void reposition(ThreadPool& pool, const RowKernels& kernels, const Planes& plane
                 const Ropes& ropes, int64_t group, const int64_t* source, const int64_t* target,
                 const int32_t* shifts, int64_t count) {
     const GroupShape& shape = planes.groups()[group];
+    if (shape.row_floats > 0) {  // nothing in them depends on a position
+        pool.parallel(static_cast<int64_t>(shape.layers.size()), [&](int64_t task, int) {
+            const LayerPlane plane = planes.layer(shape.layers[static_cast<size_t>(task)]);
+            for (int64_t i = 0; i < count; ++i)
+                std::copy_n(plane.row(source[i]), plane.row_floats, plane.row(target[i]));
+        });
+        return;
+    }
     const Runs runs = cut_runs(source, target, shifts, count, shape.page_tokens);
     std::vector<std::vector<float>> angles;  // of each rope (shifts, 2, half)
     for (const Rope& rope : ropes.all()) {

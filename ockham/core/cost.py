@@ -24,8 +24,11 @@ Part = tuple[int, int]
 """A run of consecutive rows of one sequence: the keys that its first row sees, and its rows."""
 
 Sublayer = tuple[int, str]
-"""A layer, and which of its two sublayers: `ATTENTION` or `FEED_FORWARD`."""
+"""A layer, and which of its sublayers: `ATTENTION` or `RECURRENT`, and `FEED_FORWARD`."""
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
+RECURRENT = "recurrent"
+"""The sublayer that stands in the place of attention in a layer that has none: what it keeps of a
+token depends on all before it, or its rows see the latest few alone."""
 Skips = frozenset[Sublayer]
 """The sublayers that a sequence's rows do not run."""
 RUNS_ALL: Skips = frozenset()
@@ -84,6 +87,9 @@ class OperationCost(msgspec.Struct, frozen=True):
     gate_values: int = 0
     """Values of a row that enter an activation product."""
     attention: AttentionCost | None = None
+    keeps: int | None = None
+    """The group of layers in which it keeps a row of floats of each token, where it does not
+    attend."""
 
 
 class Share(NamedTuple):
@@ -250,7 +256,7 @@ class ModelCost:
 
 def sum_costs(operations: Sequence[OperationCost], groups: Sequence[GroupCost]) -> ModelCost:
     """The figures of a model of these operations. `groups` has an entry for each group of layers
-    that keep state; of it counts what the given operations attend to."""
+    that keep state; of it counts what the given operations attend to, or keep."""
     products = [product for op in operations for product in op.products]
     plain = [each for each in products if not each.head]
     heads = [each for each in products if each.head]
@@ -275,18 +281,19 @@ def sum_costs(operations: Sequence[OperationCost], groups: Sequence[GroupCost]) 
 
 
 def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]) -> GroupCost:
-    """The group, of those layers that the operations attend in."""
+    """The group, of those layers that the operations attend in, or keep something in."""
     found = [
         op.attention
         for op in operations
         if op.attention is not None and op.attention.group == number
     ]
+    layers = len(found) + sum(op.keeps == number for op in operations)
     return msgspec.structs.replace(
         group,
-        layers=len(found),
+        layers=layers,
         heads=max((each.heads for each in found), default=0),
         causal=all(each.causal for each in found),
-        cell_bytes=group.cell_bytes // max(group.layers, 1) * len(found),
+        cell_bytes=group.cell_bytes // max(group.layers, 1) * layers,
     )
 
 

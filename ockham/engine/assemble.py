@@ -217,7 +217,7 @@ class Assembly:
         closes = [self.speculation.save, *([self.tiers.close] if self.tiers else [])]
         self._closing = weakref.finalize(self, _close_all, os.getpid(), closes)
         self.reuse.attach(self.state, self.cost.attention_slope, self.tiers)
-        layers = sorted(layer for group in self.model.layouts for layer in group.layers)
+        layers = sorted(self.techniques.layers)
         for approximate in self.approximate.values():
             approximate.attach(self.state, self.cost.attention_slope, layers)
             if isinstance(approximate, UsesSecondModel):

@@ -229,7 +229,8 @@ class Scheduler(Admission):
         if sequence.border == sequence.computed and not self._drop(sequence):
             return 0
         if sequence.splicing is None:
-            return rows * self.state.reserve(sequence.view, sequence.computed + rows)
+            end = sequence.computed + rows
+            return rows * self.state.reserve(sequence.view, end, certain=end)
         while any(self.state.windows):
             # A window lets go of cells as it moves on: it is not led over many given ones at once.
             end = sequence.computed + self.most_rows

@@ -112,6 +112,17 @@ class StateSpec(msgspec.Struct, frozen=True):
         )
         return cls("paged", planes, window, of_pass)
 
+    @classmethod
+    def rows(cls, width: int, window: int) -> StateSpec:
+        """A row of `width` floats of each token, of which a later row needs the latest `window`,
+        its own among them."""
+        return cls("paged", (PlaneSpec("rows", 1, width, "float32"),), window)
+
+    @property
+    def attends(self) -> bool:
+        """Whether there are keys and values."""
+        return len(self.planes) > 1
+
     @property
     def nbytes(self) -> int:
         """Bytes of one cell (or sequence) in one layer."""

@@ -26,7 +26,7 @@ from ockham.model.packed.layout import key_of
 from ockham.model.packed.packing import Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, Weights, matrix_shape
+from ockham.model.program.weights import Part, VectorPart, Weights, matrix_shape
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 from ockham.weights.correcting import corrected
 
@@ -101,7 +101,7 @@ class ObservedWeights:
         self.matrices.append(observed)
         return observed
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         return self._weights.vector(parts, offset)
 
 

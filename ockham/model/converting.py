@@ -51,7 +51,14 @@ from ockham.model.packed.layout import Layout as FileLayout
 from ockham.model.packed.packing import WIDEST, Packer, Packing, plain_format
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
+from ockham.model.program.weights import (
+    Part,
+    UnloadedLinear,
+    VectorPart,
+    Weights,
+    matrix_shape,
+    vector_length,
+)
 from ockham.model.rewriting.applying import Rewriting, reopened, rewrite, was_read
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import write_checkpoint
@@ -389,8 +396,8 @@ class _Plan:
         self.layout.add_matrix(key_of(parts), matrix, blank.arrays)
         return UnloadedLinear(matrix.format, *matrix_shape(parts), blank.nbytes)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        values = np.empty(sum(length for _, length in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        values = np.empty(vector_length(parts), np.float32)
         self.layout.add_vector(vector_key(parts), values)
         return values
 
@@ -441,7 +448,7 @@ class _Writer:
         self._packed.let_go()
         return UnloadedLinear(linear.format, *matrix_shape(parts), linear.nbytes)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         values = self._weights.vector(parts, offset)
         self._write(f"{vector_key(parts)}/vector", values)
         return values

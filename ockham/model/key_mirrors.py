@@ -45,6 +45,9 @@ def with_mirrors(
     executor.finish(run)
     found = []
     for group, layout in enumerate(layouts):
+        if not layout.spec.attends:
+            found.append(layout)
+            continue
         keys: Floats = planes.read(group, np.arange(count))[:, 0].astype(np.float32)
         found.append(replace(layout, mirrors=mirror_of(keys.mean(axis=1))))
     return tuple(found)

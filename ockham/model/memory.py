@@ -256,9 +256,28 @@ class _Sizes:
             cells = most[group]
             if cells == max(most):
                 return context_pages
+        elif self.description.groups[group].row_width:
+            # What the rows of a step look back at and what they leave, and what the prefixes that
+            # are held end with.
+            sequence = 2 * (1 + self.context_pages(window))
+            ends = -(-context_pages * self.config.block_size // self._tokens_between_ends)
+            return min(context_pages, self.config.max_num_seqs * sequence + ends)
         else:
             cells = self.window_cells(window, max_model_len)
         return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
+
+    @property
+    def _tokens_between_ends(self) -> int:
+        """Of how many tokens one ends a prefix from which others may go on, where layers keep no
+        keys and values: so many that what those layers keep there takes no more than the keys and
+        values of these tokens, and no fewer than a page."""
+        layouts = [
+            _layout(group, self.state_dtype, self.config.block_size, 1)
+            for group in self.description.groups
+        ]
+        end = sum(each.page_bytes for each in layouts if not each.spec.attends)
+        token = sum(each.cell_bytes for each in layouts if each.spec.attends)
+        return max(self.config.block_size, -(-end // max(1, token)))
 
     def step_rows(self, max_model_len: int) -> int:
         """The most rows of a step, which holds whole texts if the model is not causal."""

@@ -28,7 +28,7 @@ from ockham.model.packed.layout import key_of
 from ockham.model.packed.packing import PLAIN_ROLES
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
+from ockham.model.program.weights import Part, UnloadedLinear, VectorPart, matrix_shape
 from ockham.weights.groups import choose_group
 
 MIXED = "mix"
@@ -91,7 +91,7 @@ class _Names:
         self.keys[id(linear)] = key_of(parts)
         return linear
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         return np.empty(0, np.float32)
 
 

@@ -186,6 +186,38 @@ def test_a_sliding_window_holds_only_its_pages():
     assert view.pages == LONGEST // PAGE
 
 
+def test_of_rows_that_are_certain_only_what_later_ones_look_back_at_has_pages():
+    """Layers without keys and values keep a row of floats of each token, and need the latest."""
+    layouts = (
+        GroupLayout((0,), StateSpec.attention(1, 2, "float32"), 16, PAGE),
+        GroupLayout((1,), StateSpec.rows(2, 3), 16, PAGE),
+    )
+    state = State(ReferencePlanes(layouts), layouts, 15 * PAGE, "id")
+    view = state.new_view()
+    for end in (2, 1 + 5 * PAGE, 6 * PAGE, 8 * PAGE + 2):
+        assert state.need(view, end, certain=end)[1] <= 2
+        assert state.reserve(view, end, certain=end)
+        state.check_integrity([view])
+        state.advance(view, end)
+        state.slide(view)
+        held = view.tables[1]
+        assert (held >= 0).sum() <= state.pages_for(end, 1, 5 * PAGE)
+        assert (held[(end - 2) // PAGE :] >= 0).all()
+        state.check_integrity([view])
+    with pytest.raises(OckhamError, match="has let go of some"):
+        state.truncate(view, 7 * PAGE)
+    taken_back = 8 * PAGE + 4
+    assert state.reserve(view, 10 * PAGE)  # a draft: what it leaves may be the last
+    state.advance(view, 10 * PAGE)
+    state.truncate(view, taken_back)
+    assert (view.tables[1][(taken_back - 2) // PAGE :] >= 0).all()
+    twin = state.fork(view)
+    state.check_integrity([view, twin])
+    state.release(view)
+    state.release(twin)
+    assert state.pages_used == 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_exported_state_has_the_same_bits_in_another_pool(dtype):
     one, two = make_state(dtype=dtype), make_state(dtype=dtype)

@@ -321,7 +321,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         refused: set[str] = set()
         if all(group.window is not None for group in self.engine.state.groups):
             refused = {rule for rule, _ in KEPT}  # every layer's window drops cells
-        elif self.engine.model.description.without_attention:
+        elif len(self.engine.techniques.layers) < self.engine.model.description.layers:
             refused = LEARNED
         kept = {k: a for k, a in request.asks.items() if k.removeprefix("keep/") not in refused}
         if not any(self.engine.gates.model.neurons):

@@ -31,6 +31,7 @@ from tests.helpers.keep_heads import write_random_alphas, write_random_heads
 from tests.helpers.random_maps import write_random_maps
 from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
+    tiny_lfm2,
     tiny_llama,
     tiny_mistral,
     tiny_mixtral,
@@ -116,7 +117,9 @@ def check_schedules(
     described = alone.model.description
     cell_bytes = StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     pool_layers = described.layers if described.passes > 1 else 2
-    alike = not described.without_attention and described.passes == 1  # maps are of all layers
+    rows_bytes = sum(each.cell_bytes for each in alone.model.layouts if not each.spec.attends)
+    every = len(alone.techniques.layers) == described.layers
+    alike = every and described.passes == 1  # maps are of all layers
     if alike and not any(group.window for group in alone.state.groups):
         maps = write_random_maps(directory / "maps", checkpoint, alone.model)
         reuse += f",kv_prediction:maps={maps},last_tokens=5"
@@ -128,7 +131,7 @@ def check_schedules(
         reuse=reuse,
         max_num_batched_tokens=256,
         # Room for less than two of the longest sequences, so that pages run out by themselves too.
-        kv_cache_memory_bytes=300 * pool_layers * cell_bytes,
+        kv_cache_memory_bytes=300 * (pool_layers * cell_bytes + rows_bytes),
         **({} if reuse == "none" else tiers_of(directory, checkpoint.name, isa, values)),
     )
     described = crowded.model.description
@@ -140,9 +143,7 @@ def check_schedules(
         parts = list(crowded.model.program.parts.items())[number :: 1 + number]
         write_random_adapter(path, parts, 1 + 5 * number, number)
 
-    sizes_of_heads = ModelSizes(
-        described.hidden_size, crowded.own_model.layers, crowded.techniques.groups[0].kv_heads
-    )
+    sizes_of_heads = ModelSizes(described.hidden_size, crowded.own_model.layers, described.kv_heads)
     heads = directory / "keep-heads"
     for rule, inner in (("kvzap", False), ("locret", True)):
         write_random_heads(heads / f"{rule}-random", rule, sizes_of_heads, inner=inner)
@@ -228,6 +229,24 @@ def test_no_schedule_changes_a_bit_of_rows_that_choose_their_passes(
     checkpoint = tiny_recursive(tmp_path / "model", passes=passes, **SIZES)
     check_schedules(
         checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype="bfloat16", share=0.5
+    )
+
+
+HYBRID = {
+    "convolution": lambda directory: tiny_lfm2(directory, **SIZES),
+    "long convolution": lambda directory: tiny_lfm2(
+        directory, kinds=("full_attention", "conv"), length=11, **SIZES
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_no_schedule_changes_a_bit_of_layers_that_do_not_attend(
+    name: str, isa: str, tmp_path: Path
+) -> None:
+    checkpoint = HYBRID[name](tmp_path / "model")
+    check_schedules(
+        checkpoint, isa, tmp_path, share=0.5, quantization="int8", kv_cache_dtype="bfloat16"
     )
 
 

@@ -262,4 +262,22 @@ CASES = {
         },
     ),
     "olmoe": Case("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3}),
+    "lfm2": Case(
+        "Lfm2",
+        {
+            "num_hidden_layers": 5,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "block_multiple_of": 8,
+        },
+    ),
+    "lfm2-biased": Case(
+        "Lfm2",
+        {
+            "full_attn_idxs": [2],
+            "conv_L_cache": 6,
+            "conv_bias": True,
+            "block_auto_adjust_ff_dim": False,
+            "tie_word_embeddings": False,
+        },
+    ),
 }

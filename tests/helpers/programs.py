@@ -27,6 +27,7 @@ from ockham.kernels.ops import (
     Program,
     Rope,
     Route,
+    ShortConvolution,
 )
 from ockham.kernels.reference.stored import mirror_of
 
@@ -73,6 +74,7 @@ class Shape:
     correction: bool = False
     shared: bool = False
     shared_gate: bool = False
+    convolution: int = 0  # over how many tokens that of one more layer is; 0: there is none
     weights: str = "fp32"
     weight_scale: float = 1.0  # of a feed-forward's gates and ups
     state: str = "float32"
@@ -96,9 +98,10 @@ def on(backend: Backend, shape: Shape, seed: int = 0) -> Bound:
 
 
 def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
-    """One group for each window, and one for all where rows see what follows them."""
+    """One group for each window, and one for all where rows see what follows them; then one of the
+    convolution."""
     windows = list(dict.fromkeys(shape.windows)) if shape.causal else [None]
-    return tuple(
+    attending = tuple(
         GroupLayout(
             tuple(
                 i for i in range(shape.layers) if not shape.causal or _window(shape, i) == window
@@ -110,6 +113,10 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
         )
         for window in windows
     )
+    if not shape.convolution:
+        return attending
+    rows = StateSpec.rows(shape.hidden, shape.convolution)
+    return (*attending, GroupLayout((shape.layers,), rows, shape.pages, shape.page_tokens))
 
 
 def _mirrors(shape: Shape) -> Floats:
@@ -185,6 +192,8 @@ class _Builder:
         for layer in range(s.layers):
             operations += self.attention(layer)
             operations += self.mixture(layer) if s.experts else [self.feed_forward(layer)]
+        if s.convolution:
+            operations += [self.convolution(s.layers), self.feed_forward(s.layers)]
         operations.append(
             Head(
                 table if s.tied else self.matrix(VOCABULARY, s.hidden, 2.0),
@@ -235,6 +244,22 @@ class _Builder:
                 self.norm(s.hidden, s.stream_norms),
             ),
         ]
+
+    def convolution(self, layer: int) -> Operation:
+        s = self.s
+        return ShortConvolution(
+            layer,
+            len(set(s.windows)),
+            s.convolution,
+            self.matrix(3 * s.hidden, s.hidden, 1.5),
+            self.vector(s.convolution * s.hidden),
+            self.matrix(s.hidden, s.hidden),
+            self.norm(s.hidden, s.pre_norms),
+            self.vector(3 * s.hidden, s.biases),
+            self.vector(s.hidden, s.biases),
+            self.vector(s.hidden, s.biases),
+            s.residual_scale,
+        )
 
     def feed_forward(self, layer: int) -> Operation:
         s = self.s
@@ -332,6 +357,10 @@ SHAPES: dict[str, Shape] = {
     "int8 and int4": Shape(state="k=int8,v=int4", page_tokens=5, pages=256, windows=(20, None)),
     "int4 and int8": Shape(
         state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20, page_tokens=32
+    ),
+    "convolution": Shape(convolution=3),
+    "long convolution": Shape(
+        convolution=21, windows=(5, None), biases=True, page_tokens=5, pages=256, weights="bf16"
     ),
     "chunks": Shape(dual_chunk=DualChunk(64, 96, 50), qk_norm="head", rotary_dim=8),
     "int8 chunks": Shape(

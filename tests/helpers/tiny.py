@@ -125,6 +125,62 @@ def tiny_recursive(directory: Path, *, passes: int = 3, seed: int = 0, **config:
     return directory
 
 
+def tiny_lfm2(
+    directory: Path,
+    *,
+    kinds: tuple[str, ...] = ("conv", "full_attention", "conv"),
+    length: int = 3,
+    **config: Any,
+) -> Path:
+    """A model with short convolutions over `length` tokens in the place of some attention."""
+    tiny_llama(directory, **{**config, "num_hidden_layers": len(kinds)})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "layer_types": list(kinds),
+        "conv_L_cache": length,
+        "block_auto_adjust_ff_dim": False,
+        "norm_eps": values.pop("rms_norm_eps"),
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(11)
+    size, renamed = values["hidden_size"], {}
+    for name, tensor in tensors.items():
+        for theirs, ours in _LFM2_NAMES.items():
+            name = name.replace(theirs, ours)
+        if ".self_attn." in name and kinds[int(name.split(".")[2])] == "conv":
+            continue
+        renamed[name] = tensor
+    for layer, kind in enumerate(kinds):
+        prefix = f"model.layers.{layer}."
+        if kind == "conv":
+            spread = size**-0.5
+            shapes = {"in_proj": (3 * size, size), "out_proj": (size, size)}
+            for name, shape in shapes.items():
+                drawn = rng.standard_normal(shape) * spread * 2.0
+                renamed[f"{prefix}conv.{name}.weight"] = drawn.astype(np.float32)
+            drawn = rng.standard_normal((size, 1, length))
+            renamed[f"{prefix}conv.conv.weight"] = drawn.astype(np.float32)
+        else:
+            for name in ("q_layernorm", "k_layernorm"):
+                weight = rng.uniform(0.5, 1.5, values["head_dim"])
+                renamed[f"{prefix}self_attn.{name}.weight"] = weight.astype(np.float32)
+    save_file(renamed, directory / "model.safetensors")
+    return directory
+
+
+_LFM2_NAMES = {
+    "input_layernorm": "operator_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "self_attn.out_proj",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "model.norm.": "model.embedding_norm.",
+}
+
+
 def tiny_sliced(directory: Path, *, widths: tuple[int, ...] = (32, 64), **config: Any) -> Path:
     """The same with matrices on the residual stream beside each branch, and feed-forwards of
     unequal widths: what `slicegpt` and `heapr` make."""

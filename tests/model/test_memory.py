@@ -19,7 +19,13 @@ from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription, describe
-from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
+from ockham.model.program.weights import (
+    Part,
+    UnloadedLinear,
+    VectorPart,
+    matrix_shape,
+    vector_length,
+)
 from tests.helpers.tiny import tiny_llama
 
 GIB = 1 << 30
@@ -53,8 +59,8 @@ class Anything:
         rows, columns = matrix_shape(parts)
         return UnloadedLinear("bf16", rows, columns, 2 * rows * columns)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        return np.zeros(sum(rows for _, rows in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        return np.zeros(vector_length(parts), np.float32)
 
 
 def plan(config: dict[str, Any], available: int = 8 * GIB, **settings: Any) -> MemoryPlan:
@@ -97,6 +103,26 @@ def test_no_group_of_layers_runs_out_before_the_other() -> None:
         assert sliding == min(full, 32 * window_pages)
         assert full * 16 >= found.max_model_len
         assert found.total_bytes <= found.allowed_bytes
+
+
+LFM2: dict[str, Any] = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    "vocab_size": 65536,
+}
+
+
+def test_layers_that_do_not_attend_take_no_more_than_those_that_do() -> None:
+    """Beside what running sequences hold: of LFM2-1.2B four pages each."""
+    found = plan(LFM2, 8 * GIB, max_num_seqs=4)
+    rows, attending = found.layouts(describe(LFM2))
+    assert rows.spec.planes[0].nbytes == 4 * 2048
+    assert rows.page_bytes * (rows.pages - 4 * 4) <= attending.page_bytes * attending.pages
+    assert rows.pages > 4 * 4
 
 
 def test_layouts_are_what_the_plan_counts() -> None:

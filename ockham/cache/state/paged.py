@@ -39,6 +39,9 @@ class PagedPool:
         """Most pages that a sequence of `cells` cells holds at once, if it is computed in runs of
         at most `chunk` rows."""
         window = self.layout.window
+        if window is not None and not self.layout.spec.attends:
+            # Of a step's rows the last are kept, beside those that they look back at.
+            return min(-(-cells // self.page_tokens), 2 * (1 + -(-window // self.page_tokens)))
         held = cells if window is None else min(cells, window + chunk)
         # A window's first cell can stand anywhere in its page, so it may touch one page more.
         unaligned = 0 if window is None or held == cells else 1
@@ -55,25 +58,38 @@ class PagedPool:
         np.add.at(self.refs, pages, 1)
 
     def drop(self, pages: Ints) -> None:
-        """Count one holder less of each page, none of them twice."""
+        """Count one holder less of each page, none of them twice. -1 is no page."""
+        pages = pages[pages >= 0]
         self.refs[pages] -= 1
         self.free.extend(pages[self.refs[pages] == 0].tolist())
 
     # -- views ---------------------------------------------------------------------------------
 
-    def need(self, held: GroupView, cells: int) -> int:
-        """Free pages that making the cells up to `cells` writable takes."""
-        return max(0, -(-cells // self.page_tokens) - held.pages) + self._copies_tail(held)
+    def need(self, held: GroupView, cells: int, certain: int = 0) -> int:
+        """Free pages that making the cells up to `cells` writable takes; see `grow`."""
+        pages = -(-cells // self.page_tokens)
+        return max(0, pages - self._first_new(held, pages, certain)) + self._copies_tail(held)
 
-    def grow(self, held: GroupView, cells: int) -> None:
-        """Make the cells from `held.length` up to `cells` writable."""
+    def grow(self, held: GroupView, cells: int, certain: int = 0) -> None:
+        """Make the cells from `held.length` up to `cells` writable. Where layers keep no keys and
+        values, cells that only rows below `certain` see have no page: those are rows of one step,
+        in which each of them has what the others make."""
         if self._copies_tail(held):
             self._copy_tail(held)
         held.shared_tail = False
         pages = -(-cells // self.page_tokens)
         if pages > held.pages:
-            held.table[held.pages : pages] = self.take(pages - held.pages)
+            first = self._first_new(held, pages, certain)
+            held.table[held.pages : first] = -1
+            held.table[first:pages] = self.take(pages - first)
             held.pages = pages
+
+    def _first_new(self, held: GroupView, pages: int, certain: int) -> int:
+        """The first entry of the page table, of those from `held.pages` on, that needs a page."""
+        window = self.layout.window
+        if self.layout.spec.attends or window is None:
+            return held.pages
+        return min(pages, max(held.pages, max(0, certain + 1 - window) // self.page_tokens))
 
     def adopt(self, held: GroupView, pages: Ints, cells: int) -> None:
         """Let an empty view hold `cells` cells that others hold in `pages`, which are -1 before the
@@ -96,10 +112,11 @@ class PagedPool:
         """Raise OckhamError if the window has let go of cells that the shorter view would see."""
         window = self.layout.window
         first_seen = 0 if window is None else max(0, cells + 1 - window)
-        if held.let_go * self.page_tokens > first_seen:
+        needed = held.table[first_seen // self.page_tokens : -(-cells // self.page_tokens)]
+        if held.let_go * self.page_tokens > first_seen or (needed < 0).any():
             raise OckhamError(
                 f"cannot truncate to {cells} cells: a layer with a window of {window} has let go "
-                f"of cells below {held.let_go * self.page_tokens}."
+                "of some of the last of them."
             )
 
     def truncate(self, held: GroupView, cells: int) -> None:
@@ -291,7 +308,8 @@ class PagedPool:
         for held in views:
             if held.length > held.pages * self.page_tokens:
                 raise OckhamError(f"a view holds {held.length} cells in {held.pages} pages.")
-            holders.update(held.table[held.let_go : held.pages].tolist())
+            pages = held.table[held.let_go : held.pages]
+            holders.update(pages[pages >= 0].tolist())
         refs = {p: int(n) for p, n in enumerate(self.refs) if n}
         if refs != dict(holders):
             raise OckhamError(f"reference counts of group {self._group} do not match the views.")

@@ -113,9 +113,10 @@ class State:
             view.groups[group].written = []
         return view
 
-    def reserve(self, view: View, tokens: int) -> bool:
-        """Make the cells of the tokens `[view.tokens, tokens)` writable. False, and nothing
-        changed, if a pool has too few pages."""
+    def reserve(self, view: View, tokens: int, certain: int = 0) -> bool:
+        """Make the cells of the tokens `[view.tokens, tokens)` writable, of which those below
+        `certain` are computed by one step and never taken back. False, and nothing changed, if a
+        pool has too few pages."""
         more, page_tokens = tokens - view.tokens, self.page_tokens
         for held in view.groups:
             if held.shared_tail or held.length + more > held.pages * page_tokens:
@@ -123,18 +124,22 @@ class State:
         else:
             return True
         # What is reclaimed may have been the other holder of a page that was to be copied.
-        if not (self._obtain(self.need(view, tokens)) or self._has(self.need(view, tokens))):
+        if not (
+            self._obtain(self.need(view, tokens, certain))
+            or self._has(self.need(view, tokens, certain))
+        ):
             return False
         for pool, held in zip(self.pools, view.groups, strict=True):
-            pool.grow(held, held.length + more)
+            pool.grow(held, held.length + more, certain)
         view.changes += 1
         return True
 
-    def need(self, view: View, tokens: int) -> list[int]:
-        """Free pages of each group that reserving the cells of so many tokens takes."""
+    def need(self, view: View, tokens: int, certain: int = 0) -> list[int]:
+        """Free pages of each group that reserving the cells of so many tokens takes, as `reserve`
+        does it."""
         more = tokens - view.tokens
         pairs = zip(self.pools, view.groups, strict=True)
-        return [pool.need(held, held.length + more) for pool, held in pairs]
+        return [pool.need(held, held.length + more, certain) for pool, held in pairs]
 
     def adopt(self, tables: Sequence[Ints], tokens: int, reordered: bool = False) -> View:
         """A view of `tokens` tokens whose cells others hold: `tables[g]` are their pages, -1 before

@@ -26,6 +26,7 @@ from ockham.kernels.ops.operation import (
 from ockham.kernels.ops.program import Program, role_of, workspace_bytes
 from ockham.kernels.ops.recurse import Recurse
 from ockham.kernels.ops.route import Route
+from ockham.kernels.ops.short_convolution import ShortConvolution
 
 __all__ = [
     "Attend",
@@ -44,6 +45,7 @@ __all__ = [
     "Recurse",
     "Rope",
     "Route",
+    "ShortConvolution",
     "StepSizes",
     "kernel_of",
     "role_of",

@@ -62,6 +62,14 @@ class ReferencePlanes:
             pages, cells = np.divmod(slots, stored.shape[1])
             stored[pages, cells] = codec.store(rows)
 
+    def store_rows(self, layer: int, slots: Longs, rows: Floats) -> None:
+        """Write what a layer without keys and values keeps of tokens, (R, width), of those whose
+        slot is not negative."""
+        ((stored, codec),) = self.layer(layer)
+        kept = slots >= 0
+        pages, cells = np.divmod(slots[kept], stored.shape[1])
+        stored[pages, cells] = codec.store(rows[kept][:, None])
+
     def copy(
         self,
         group: int,

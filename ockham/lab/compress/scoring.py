@@ -38,7 +38,7 @@ from ockham.model.packed.layout import key_of, vector_key
 from ockham.model.packed.packing import Packer
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, Weights, matrix_shape
+from ockham.model.program.weights import Part, VectorPart, Weights, matrix_shape
 from ockham.model.windows import layouts_for, window_step
 from ockham.weights.correcting import corrected
 from ockham.weights.stacked import StackedLinear
@@ -70,7 +70,7 @@ class Held:
             self.matrices[key] = self._weights.linear(parts, role)
         return self.matrices[key]
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         key = vector_key(parts)
         if key not in self.vectors:
             self.vectors[key] = self._weights.vector(parts, offset)
@@ -102,7 +102,7 @@ class _WatchedWeights:
         watched = Watched(parts, self._weights.linear(parts, role), role)
         return self.matrices.setdefault(key_of(parts), watched)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         return self._weights.vector(parts, offset)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -17,7 +18,14 @@ from ockham.model.checkpoint.pairs import Rows, in_halves
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.layout import PackedWeights, key_of, vector_key
 from ockham.model.packed.packing import Packer, Packing, Stored
-from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
+from ockham.model.program.weights import (
+    Part,
+    UnloadedLinear,
+    VectorPart,
+    Weights,
+    matrix_shape,
+    vector_length,
+)
 from ockham.weights.correcting import corrected
 from ockham.weights.stacked import StackedLinear
 
@@ -157,11 +165,11 @@ class Scale:
                 self._rounded[part.dtype, packing.format.name] += 1
         return UnloadedLinear(packing.format.name, rows, columns, nbytes)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        for name, length in parts:
-            self.used.update(self._source.stored(Part(name, (length,), 0, 1)).tensors)
-            self.bytes += 4 * length
-            self.parameters += length
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        for name, shape in parts:
+            self.used.update(self._source.stored(_whole(name, shape)).tensors)
+        self.bytes += 4 * vector_length(parts)
+        self.parameters += vector_length(parts)
         return np.empty(0, np.float32)
 
     def notes(self) -> list[str]:
@@ -218,20 +226,24 @@ class Loader:
         except ModelError as error:
             raise reading.named(error) from None
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        values = np.empty(sum(length for _, length in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        values = np.empty(vector_length(parts), np.float32)
         filled = 0
-        for name, length in parts:
-            part = Part(name, (length,), 0, 1)
-            for block in Reading(self._source, [part]).floats():
-                values[filled : filled + length] = block[0]
-            if not np.isfinite(values[filled : filled + length]).all():
+        for name, shape in parts:
+            first = filled
+            for block in Reading(self._source, [_whole(name, shape)]).floats():
+                values[filled : filled + block.size] = block.reshape(-1)
+                filled += block.size
+            if not np.isfinite(values[first:filled]).all():
                 raise ModelError(f"tensor {name!r}: NaN or infinity stands in it.")
-            filled += length
         if offset:
             values += np.float32(offset)
         self.packed.vectors[vector_key(parts)] = values
         return values
+
+
+def _whole(name: str, shape: tuple[int, ...]) -> Part:
+    return Part(name, shape, 0, math.prod(shape[:-1]))
 
 
 class Reading:

@@ -34,7 +34,13 @@ from ockham.model.packed.layout import (
 )
 from ockham.model.packed.packing import Packing
 from ockham.model.packed.threads import in_threads
-from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
+from ockham.model.program.weights import (
+    Part,
+    UnloadedLinear,
+    VectorPart,
+    matrix_shape,
+    vector_length,
+)
 from ockham.weights.stored import StoredMatrix, read_record
 
 READ_BYTES = 2 * BLOCK_BYTES
@@ -198,8 +204,8 @@ class PackedScale:
             self.formats[Packing(piece.made(), rank=piece.rank).describe()] += 1
         return UnloadedLinear(stored.format, *matrix_shape(parts), blank.nbytes)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        values = np.empty(sum(length for _, length in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        values = np.empty(vector_length(parts), np.float32)
         self.used.add(self._file.tensor(f"{vector_key(parts)}/vector", values).name)
         self.bytes += values.nbytes
         self.parameters += len(values)
@@ -233,7 +239,7 @@ class PackedLoader:
                 self.mapped.append(array)
         return blank
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        values = np.empty(sum(length for _, length in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        values = np.empty(vector_length(parts), np.float32)
         self._file.fill(values, self._file.tensor(f"{vector_key(parts)}/vector", values))
         return values

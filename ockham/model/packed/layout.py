@@ -22,7 +22,7 @@ from ockham.core.seams import Layout as MatrixLayout
 from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.model.packed.digest import digest_of, weights_digest
-from ockham.model.program.weights import Part
+from ockham.model.program.weights import Part, VectorPart
 from ockham.weights.stored import StoredMatrix, stored_matrix
 
 METHOD = "ockham"
@@ -60,7 +60,7 @@ def key_of(parts: Sequence[Part]) -> str:
     return "+".join(spelled)
 
 
-def vector_key(parts: Sequence[tuple[str, int]]) -> str:
+def vector_key(parts: Sequence[VectorPart]) -> str:
     """The KEY of a vector."""
     return "+".join(name for name, _ in parts)
 

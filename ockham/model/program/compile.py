@@ -31,6 +31,7 @@ from ockham.kernels.ops import (
     Recurse,
     Rope,
     Route,
+    ShortConvolution,
 )
 from ockham.model.program.description import ExpertSizes, ModelDescription
 from ockham.model.program.pooling import DenseLayer
@@ -97,7 +98,9 @@ class _Compiler:
                 self._again(layer, first_pass[self.d.stored(layer)])
                 self._mark(f"layer.{layer}.after")
                 continue
-            if layer not in self.d.without_attention:
+            if layer in self.d.convolutions:
+                self._convolution(layer)
+            elif layer not in self.d.without_attention:
                 self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
                 self._mixture(layer, self.d.experts)
@@ -156,8 +159,8 @@ class _Compiler:
             Recurse(
                 number,
                 self.d.group_of(layer),
-                self.weights.vector([(f"{name}.weight", self.d.hidden_size)]),
-                self.weights.vector([(f"{name}.bias", 1)]),
+                self.weights.vector([(f"{name}.weight", (self.d.hidden_size,))]),
+                self.weights.vector([(f"{name}.bias", (1,))]),
                 len(self._ops) + last,
             )
         )
@@ -244,6 +247,32 @@ class _Compiler:
                 residual_scale=d.residual_scale,
                 stream_norm=self._norm(prefix, record.attention_stream_norm),
                 shortcut=self._shortcut(output),
+            )
+        )
+
+    def _convolution(self, layer: int) -> None:
+        d, record, prefix = self.d, self.record.convolution, self._layer(layer)
+        assert record is not None
+        size, bias = d.hidden_size, d.convolution_bias
+        weight = self.weights.vector(
+            [(f"{prefix}{record.weight}.weight", (size, 1, d.convolution_length))]
+        )
+        inputs, output = prefix + record.inputs, prefix + record.output
+        self._adaptable(layer, "inputs", prefix, (record.inputs,), (3 * size,), size)
+        self._adaptable(layer, "out", prefix, (record.output,), (size,), size)
+        self._ops.append(
+            ShortConvolution(
+                layer,
+                d.group_of(layer),
+                d.convolution_length,
+                inputs=self._matrix(inputs, 3 * size, size, "qkv"),
+                weight=np.ascontiguousarray(weight.reshape(size, -1).T).reshape(-1),
+                out=self._matrix(output, size, size, "attention_output"),
+                norm=self._norm(prefix, self.record.attention_norm),
+                inputs_bias=self._bias(inputs, 3 * size) if bias else None,
+                bias=self._bias(prefix + record.weight, size) if bias else None,
+                out_bias=self._bias(output, size) if bias else None,
+                residual_scale=d.residual_scale,
             )
         )
 
@@ -334,7 +363,7 @@ class _Compiler:
         """What is added where experts are chosen: stored as a vector, or as a matrix of one row."""
         assert self.record.experts is not None
         name = self.record.experts.correction
-        return None if name is None else self.weights.vector([(block + name, count)])
+        return None if name is None else self.weights.vector([(block + name, (count,))])
 
     def _shared_gate_up(
         self, prefix: str, block: str, experts: ExpertRecord, width: int
@@ -467,24 +496,26 @@ class _Compiler:
 
     def _packed_bias(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Floats:
         widths = widths if len(names) > 1 else (sum(widths),)
-        parts = [(f"{prefix}{name}.bias", rows) for name, rows in zip(names, widths, strict=True)]
+        parts = [
+            (f"{prefix}{name}.bias", (rows,)) for name, rows in zip(names, widths, strict=True)
+        ]
         return self.weights.vector(parts)
 
     def _bias(self, name: str, rows: int) -> Floats:
-        return self.weights.vector([(name + ".bias", rows)])
+        return self.weights.vector([(name + ".bias", (rows,))])
 
     def _norm(self, prefix: str, name: str | None, width: int | None = None) -> Norm | None:
         if name is None:
             return None
-        length, weight, bias = width or self.d.hidden_size, "weight", "bias"
+        shape, weight, bias = (width or self.d.hidden_size,), "weight", "bias"
         # Old checkpoints of BERT have TensorFlow's names.
         if self.weights.has(f"{prefix}{name}.gamma"):
             weight, bias = "gamma", "beta"
         return Norm(
-            self.weights.vector([(f"{prefix}{name}.{weight}", length)], self.record.norm_offset),
+            self.weights.vector([(f"{prefix}{name}.{weight}", shape)], self.record.norm_offset),
             self.d.norm_eps,
             self.record.norm_kind,
-            self.weights.vector([(f"{prefix}{name}.{bias}", length)]) if self.d.norm_bias else None,
+            self.weights.vector([(f"{prefix}{name}.{bias}", shape)]) if self.d.norm_bias else None,
         )
 
     def _head_norm(self, prefix: str, name: str, whole_width: int) -> Norm | None:
@@ -499,7 +530,7 @@ class _Compiler:
         """The weights of norms that stand behind the rotation. Those of keys are multiplied with
         queries too, so that keys can be rotated on; what norms divide by is the same before."""
         of_queries, of_keys = (
-            self.weights.vector([(f"{prefix}{name}.weight", self.d.head_dim)])
+            self.weights.vector([(f"{prefix}{name}.weight", (self.d.head_dim,))])
             for name in (self.record.q_norm, self.record.k_norm)
         )
         return of_queries * of_keys

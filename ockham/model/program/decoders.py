@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ockham.model.program.record import (
     Architecture,
+    ConvolutionRecord,
     ExpertRecord,
     all_but_every_nth_layer,
     by_interval,
@@ -17,6 +18,7 @@ from ockham.model.program.record import (
     rotated_by_interval,
     rotated_by_name,
     rotated_in_windows,
+    rounded_inner,
     three_of_four,
     upper_layers,
 )
@@ -501,6 +503,44 @@ _GPT_OSS = Architecture(
         "sliding_window_pattern": 2,
     },
 )
+_LFM2 = Architecture(
+    "Lfm2ForCausalLM",
+    keys={
+        "rms_norm_eps": "norm_eps",
+        "intermediate_size": "block_ff_dim",
+        "tie_word_embeddings": "tie_embedding",
+    },
+    attention_norm="operator_norm",
+    attention_output="self_attn.out_proj",
+    gate_up=("feed_forward.w1", "feed_forward.w3"),
+    down="feed_forward.w2",
+    mlp_norm="ffn_norm",
+    final_norm="embedding_norm",
+    qk_norm="head",
+    q_norm="self_attn.q_layernorm",
+    k_norm="self_attn.k_layernorm",
+    inner=rounded_inner,
+    convolution=ConvolutionRecord(),
+    defaults={
+        "vocab_size": 65536,
+        "hidden_size": 2560,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 128_000,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1_000_000.0,
+        "tie_word_embeddings": True,
+        "conv_L_cache": 3,
+        "conv_bias": False,
+        "block_auto_adjust_ff_dim": True,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_multiple_of": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+)
 
 DECODERS: dict[str, Architecture] = {
     record.name: record
@@ -536,6 +576,7 @@ DECODERS: dict[str, Architecture] = {
         _QWEN3_MOE,
         _OLMOE,
         _GPT_OSS,
+        _LFM2,
     )
 }
 """By the name that config.json gives under `architectures`."""

@@ -59,9 +59,15 @@ class LayerGroup:
     window: int | None
     of_pass: int | None = None
     """The pass whose rows alone have cells; None where every row has one."""
+    row_width: int = 0
+    """Floats that are kept of each token by layers that keep no keys and values; 0 of those that
+    do."""
 
     def spec(self, dtype: str) -> StateSpec:
-        """What each of the layers keeps, stored as `dtype`."""
+        """What each of the layers keeps: keys and values stored as `dtype`."""
+        if self.row_width:
+            assert self.window is not None, "later rows need the latest ones alone"
+            return StateSpec.rows(self.row_width, self.window)
         return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
 
 
@@ -139,6 +145,11 @@ class ModelDescription:
     """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
     without_attention: tuple[int, ...] = ()
     """Layers that are a feed-forward alone, and keep no state."""
+    convolutions: tuple[int, ...] = ()
+    """Layers with a short convolution in the place of attention, over `convolution_length`
+    tokens."""
+    convolution_length: int = 0
+    convolution_bias: bool = False
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
@@ -173,19 +184,25 @@ class ModelDescription:
         let go before the step has ended."""
         windows = self.windows if self.causal else (None,) * self.layers
         kept = [
-            (window, layer in self.apart, self.pass_of(layer))
+            (
+                self.convolution_length if layer in self.convolutions else window,
+                layer in self.apart,
+                self.pass_of(layer),
+                layer in self.convolutions,
+            )
             for layer, window in enumerate(windows)
         ]
-        attending = [i for i in range(self.layers) if i not in self.without_attention]
+        keeping = [i for i in range(self.layers) if i not in self.without_attention]
         return tuple(
             LayerGroup(
-                tuple(i for i in attending if kept[i] == own),
-                self.kv_heads,
-                self.head_dim,
+                tuple(i for i in keeping if kept[i] == own),
+                1 if own[3] else self.kv_heads,
+                self.hidden_size if own[3] else self.head_dim,
                 own[0],
                 own[2] - 1 if own[2] else None,
+                self.hidden_size if own[3] else 0,
             )
-            for own in dict.fromkeys(kept[i] for i in attending)
+            for own in dict.fromkeys(kept[i] for i in keeping)
         )
 
     def constants(self) -> dict[str, Any]:
@@ -299,6 +316,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     sliding = _sliding_layers(architecture, config, layers)
     switch = architecture.bidirectional_switch
     causal = architecture.causal and not (switch is not None and values.flag(switch))
+    convolutions, length = _convolutions(architecture, values, layers)
     window = values.size("sliding_window") if any(sliding) else None
     if window is not None and not causal:
         window = window // 2 + 1  # config.json counts both sides
@@ -321,7 +339,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         architecture=architecture,
         vocab_size=values.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=max(widths) if widths else values.size(architecture.intermediate),
+        intermediate_size=max(widths) if widths else _inner(architecture, values),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -360,7 +378,44 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         widths=widths,
         without_attention=without_attention(values, layers),
         passes=passes,
+        convolutions=convolutions,
+        convolution_length=length,
+        convolution_bias=bool(convolutions)
+        and architecture.convolution is not None
+        and values.flag(architecture.convolution.bias),
     )
+
+
+def _inner(architecture: Architecture, values: Values) -> int:
+    """The width of feed-forwards."""
+    stated = values.size(architecture.intermediate)
+    return stated if architecture.inner is None else architecture.inner(values.config)
+
+
+def _convolutions(
+    architecture: Architecture, values: Values, layers: int
+) -> tuple[tuple[int, ...], int]:
+    """The layers that have a short convolution, and over how many tokens."""
+    record, config = architecture.convolution, values.config
+    if record is None:
+        return (), 0
+    types = config.get("layer_types")
+    if types is None:
+        attending = config.get("full_attn_idxs")
+        every = range(layers) if attending is None else {int(layer) for layer in attending}
+        types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
+    if len(types) != layers:
+        raise ModelError(
+            f"layer_types of {values.spelling.file} has {len(types)} entries for {layers} layers."
+        )
+    for kind in types:
+        if kind not in ("full_attention", record.layer_type):
+            raise ModelError(
+                f"the layer type {shown(kind)} is not supported; supported are full_attention and "
+                f"{record.layer_type}."
+            )
+    own = tuple(i for i, kind in enumerate(types) if kind == record.layer_type)
+    return own, values.size(record.length) if own else 0
 
 
 def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:

@@ -75,6 +75,18 @@ def rotated_by_name(config: Config, layer: int) -> bool:
     return config.get("position_embedding_type") == "rope"
 
 
+def rounded_inner(config: Config) -> int:
+    """LFM2: two thirds of `intermediate_size`, times a factor, up to a multiple."""
+    inner = int(config["intermediate_size"])
+    if not config["block_auto_adjust_ff_dim"]:
+        return inner
+    inner, factor = 2 * inner // 3, config["block_ffn_dim_multiplier"]
+    if factor is None:
+        return inner
+    multiple = int(config["block_multiple_of"])
+    return -(-int(factor * inner) // multiple) * multiple
+
+
 def rotated_always(config: Config, layer: int) -> bool:
     return True
 
@@ -136,6 +148,20 @@ class ExpertRecord:
     shared_gate: str | None = "shared_expert_gate"
     bias: str | bool = False
     interleaved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionRecord:
+    """A gated short convolution in the place of attention, in the layers whose entry of
+    `layer_types` is `layer_type`; names relative to the layer. `length` and `bias` are keys of
+    config.json."""
+
+    layer_type: str = "conv"
+    inputs: str = "conv.in_proj"
+    weight: str = "conv.conv"
+    output: str = "conv.out_proj"
+    length: str = "conv_L_cache"
+    bias: str = "conv_bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +229,8 @@ class Architecture:
     intermediate: str = "intermediate_size"
     """The width of dense feed-forwards."""
     gated: bool = True
+    inner: Callable[[Config], int] | None = None
+    """The width of feed-forwards, where it is not `intermediate` as it stands."""
     activation: str = "hidden_act"
     clamped_swiglu: Mapping[str, float] = field(default_factory=dict)
     """Keys of config.json for the constants of the activation "clamped_swiglu", with the values
@@ -257,6 +285,7 @@ class Architecture:
     """The key among those of the rotary embedding that lets queries grow with their position
     (`Rope.growth`)."""
     rope_aliases: Mapping[str, str] = field(default_factory=dict)
+    convolution: ConvolutionRecord | None = None
     experts: ExpertRecord | None = None
     causal: bool = True
     bidirectional_switch: str | None = None

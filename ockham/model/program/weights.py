@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -37,6 +38,15 @@ def halves(rows: int, pairs: tuple[int, int]) -> npt.NDArray[np.int64]:
     return (np.arange(rows).reshape(-1, head)[:, within]).reshape(-1)
 
 
+VectorPart = tuple[str, tuple[int, ...]]
+"""A tensor of the checkpoint, all of whose rows are taken, and the shape that it must have."""
+
+
+def vector_length(parts: Sequence[VectorPart]) -> int:
+    """Values of the vector that parts make up."""
+    return sum(math.prod(shape) for _, shape in parts)
+
+
 def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
     """Rows and columns of the matrix that parts make up."""
     return sum(part.stop - part.start for part in parts), parts[0].shape[-1]
@@ -51,8 +61,8 @@ class Weights(Protocol):
         """One packed matrix from the rows of its parts, one after another."""
         ...
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        """Named vectors of given lengths, one after another, plus an offset, in fp32."""
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        """The values of tensors, one after another, plus an offset, in fp32."""
         ...
 
 

@@ -15,6 +15,7 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Block, FeedForwardNames, Linear, Role
 from ockham.kernels.ops import (
+    Attend,
     AttentionInput,
     AttentionOutput,
     Embed,
@@ -23,12 +24,13 @@ from ockham.kernels.ops import (
     Head,
     Norm,
     Program,
+    Recurse,
     Route,
 )
 from ockham.model.packed.layout import key_of
 from ockham.model.program.compile import SHORTCUT, compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, matrix_shape
+from ockham.model.program.weights import Part, VectorPart, matrix_shape, vector_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,10 @@ class Names:
     def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         return NamedMatrix(parts)
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        values = np.empty(sum(length for _, length in parts), np.float32)
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
+        values = np.empty(vector_length(parts), np.float32)
         self._arrays.append((values, [name for name, _ in parts]))
-        self.vectors.update(parts)
+        self.vectors.update((name, math.prod(shape)) for name, shape in parts)
         if offset:
             self.offset.update(name for name, _ in parts)
         return values
@@ -94,7 +96,7 @@ class Names:
 
 def look_at(description: ModelDescription, has: Callable[[str], bool]) -> Anatomy:
     """The parts of a model of which `has` knows the tensors. Raises ModelError as the compiler
-    does, and for a model that does not generate text."""
+    does, for a model that does not generate text, and for layers of other kinds."""
     if not description.generates or not description.causal:
         raise ModelError(
             f"{description.architecture.name} is a model of vectors or classes, which transforms "
@@ -107,7 +109,28 @@ def look_at(description: ModelDescription, has: Callable[[str], bool]) -> Anatom
         )
     names = Names(has)
     program = compile_program(description, names, description.max_position_embeddings)
+    for op in program.ops:
+        if not isinstance(op, _REWRITTEN):
+            raise ModelError(
+                f"{description.architecture.name} has layers of the kind {type(op).__name__}, "
+                "which transforms do not rewrite; name a model whose layers are attention and "
+                "feed-forwards alone."
+            )
     return _Surgeon(names, program, description).anatomy()
+
+
+_REWRITTEN = (
+    Embed,
+    AttentionInput,
+    Attend,
+    AttentionOutput,
+    FeedForward,
+    Route,
+    Experts,
+    Recurse,
+    Head,
+)
+"""The operations of models that are taken apart."""
 
 
 class _Surgeon:

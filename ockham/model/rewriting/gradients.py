@@ -33,7 +33,7 @@ from ockham.kernels.reference.formulas import normalise, rotate, rotation, sigmo
 from ockham.model.packed.layout import key_of
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, Weights
+from ockham.model.program.weights import Part, VectorPart, Weights
 from ockham.model.rewriting.reading import Readable, plain_packer
 
 Op = TypeVar("Op", bound=Operation)
@@ -89,7 +89,7 @@ class _Naming:
         self.names[id(linear)] = key_of(parts)
         return linear
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         return self._weights.vector(parts, offset)
 
 

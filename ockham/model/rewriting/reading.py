@@ -17,7 +17,7 @@ from ockham.model.packed.layout import key_of
 from ockham.model.packed.packing import Packer, plain_format
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part
+from ockham.model.program.weights import Part, VectorPart
 
 
 class Readable(Protocol):
@@ -107,7 +107,7 @@ class _Observing:
         self.matrices.append(observed)
         return observed
 
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+    def vector(self, parts: Sequence[VectorPart], offset: float = 0.0) -> Floats:
         return self._weights.vector(parts, offset)
 
 

@@ -77,6 +77,17 @@ def test_layer_types_must_be_known_and_one_for_each_layer() -> None:
         describe({**qwen, "layer_types": ["full_attention"] * 3})
 
 
+def test_layers_of_lfm2_attend_or_convolve() -> None:
+    lfm2 = {**LLAMA, "architectures": ["Lfm2ForCausalLM"], "num_key_value_heads": 4}
+    with pytest.raises(ModelError, match=r"'mamba' is not supported; .* full_attention and conv"):
+        describe({**lfm2, "layer_types": ["full_attention", "mamba", "conv", "conv"]})
+    with pytest.raises(ModelError, match=r"layer_types .* has 1 entries for 4 layers"):
+        describe({**lfm2, "layer_types": ["conv"]})
+    with pytest.raises(ModelError, match=r"conv_L_cache of config\.json .* not 0"):
+        describe({**lfm2, "full_attn_idxs": [1], "conv_L_cache": 0})
+    assert describe({**lfm2, "full_attn_idxs": [1]}).convolutions == (0, 2, 3)
+
+
 def test_values_of_the_wrong_kind_are_refused_wherever_they_stand() -> None:
     qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}
     with pytest.raises(ModelError, match="a value of the wrong kind"):

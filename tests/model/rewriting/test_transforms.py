@@ -26,7 +26,7 @@ from ockham.model.windows import layouts_for, window_step
 from ockham.weights.transforms.loraprune import Factors, LoraPruneOptions
 from ockham.weights.transforms.slicegpt import SliceGpt, SliceGptOptions
 from tests.helpers.architectures import CASES
-from tests.helpers.tiny import tiny_llama, tiny_mixtral
+from tests.helpers.tiny import tiny_lfm2, tiny_llama, tiny_mixtral
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "tokenizer": True}
 TEXT = "\n".join(f"def f{i}(a, b):\n    return a + b * {i}\n" for i in range(40))
@@ -443,3 +443,11 @@ def test_evidence_measures_transforms_that_read_no_text(tmp_path: Path) -> None:
     config = EngineConfig(model=str(planted(tmp_path / "model")))
     with rewritten(config, "rotate") as out:
         assert (Path(out) / "config.json").exists()
+
+
+def test_layers_of_other_kinds_are_not_rewritten(tmp_path: Path) -> None:
+    source = tiny_lfm2(tmp_path / "model")
+    result = convert(source, tmp_path / "out", "--transform", "rotate")
+    assert result.exit_code == 1
+    assert "ShortConvolution, which transforms do not rewrite" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
