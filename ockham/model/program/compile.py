@@ -228,7 +228,7 @@ class _Compiler:
                 window=d.windows[layer],
                 causal=d.causal,
                 sinks=(
-                    self.weights.vector([(prefix + record.sinks, d.heads)])
+                    self.weights.vector([(prefix + record.sinks, (d.heads,))])
                     if record.sinks is not None
                     else None
                 ),
@@ -400,11 +400,11 @@ class _Compiler:
         assert names is not None
         experts = [(f"{block}experts.{n}.", inner) for n, inner in enumerate(widths)]
         gates = [
-            (f"{expert}{name}.bias", inner)
+            (f"{expert}{name}.bias", (inner,))
             for expert, inner in experts
             for name in (names.gate, names.up)
         ]
-        downs = [(f"{expert}{names.down}.bias", hidden) for expert, _ in experts]
+        downs = [(f"{expert}{names.down}.bias", (hidden,)) for expert, _ in experts]
         return self.weights.vector(gates), self.weights.vector(downs)
 
     def _shortcut(self, beside: str) -> Linear | None:
