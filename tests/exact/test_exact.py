@@ -31,8 +31,11 @@ from tests.helpers.keep_heads import write_random_alphas, write_random_heads
 from tests.helpers.random_maps import write_random_maps
 from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
+    tiny_ernie_moe,
+    tiny_hunyuan,
     tiny_lfm2,
     tiny_llama,
+    tiny_ministral3,
     tiny_mistral,
     tiny_mixtral,
     tiny_recursive,
@@ -220,6 +223,21 @@ def test_no_schedule_changes_a_bit_of_attention_with_sinks(
     """gpt-oss: windows in every other layer, and experts with biases in MXFP4."""
     checkpoint = tiny_gpt_oss(tmp_path / "model", window=20, **{**SIZES, "intermediate_size": 128})
     check_schedules(checkpoint, isa, tmp_path, share=0.3, kv_cache_dtype=state)
+
+
+LATER = {
+    "growing queries": lambda directory: tiny_ministral3(directory, **SIZES),
+    "norms behind the rotation": lambda directory: tiny_hunyuan(directory, **SIZES),
+    "a corrected choice": lambda d: tiny_ernie_moe(d, **{**SIZES, "intermediate_size": 128}),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_no_schedule_changes_a_bit_of_later_decoders(name: str, isa: str, tmp_path: Path) -> None:
+    checkpoint = LATER[name](tmp_path / "model")
+    check_schedules(
+        checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype="bfloat16", share=0.3
+    )
 
 
 @pytest.mark.parametrize("passes", [2, 3])

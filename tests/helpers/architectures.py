@@ -27,6 +27,7 @@ SECTIONS = {
     "mrope_section": [4, 2, 2],
     "mrope_interleaved": True,
 }
+MROPE = {"type": "mrope", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
 GRANITE = {
     "embedding_multiplier": 3.0,
@@ -99,6 +100,22 @@ CASES = {
         model="Qwen3VLForConditionalGeneration",
         text="Qwen3VLText",
         vision="Qwen3VLVision",
+        of_vision={**VISION, "out_hidden_size": 32},
+    ),
+    "qwen2-vl": Case(
+        "Qwen2VL",
+        {"rope_parameters": MROPE},
+        model="Qwen2VLForConditionalGeneration",
+        text="Qwen2VLText",
+        vision="Qwen2VLVision",
+        of_vision={"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
+    ),
+    "qwen2.5-vl": Case(
+        "Qwen2_5_VL",
+        {"rope_parameters": MROPE},
+        model="Qwen2_5_VLForConditionalGeneration",
+        text="Qwen2_5_VLText",
+        vision="Qwen2_5_VLVision",
         of_vision={**VISION, "out_hidden_size": 32},
     ),
     "gemma2": Case(

@@ -232,6 +232,70 @@ def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
     )
 
 
+def tiny_ministral3(directory: Path, *, period: int = 32, **config: Any) -> Path:
+    """A model whose queries grow with every `period` positions."""
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "llama_4_scaling_beta": 0.3}
+    return tiny_llama(
+        directory,
+        architectures=["Ministral3ForCausalLM"],
+        model_type="ministral3",
+        rope_parameters={**rope, "original_max_position_embeddings": period},
+        **config,
+    )
+
+
+def tiny_hunyuan(directory: Path, **config: Any) -> Path:
+    """A model whose queries and keys are normed after their rotation."""
+    names = {"architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense"}
+    tiny_llama(directory, **names, **config)
+    values = json.loads((directory / "config.json").read_text())
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(9)
+    for layer in range(values["num_hidden_layers"]):
+        for name in ("query", "key"):
+            norm = 1 + 0.3 * rng.standard_normal(values["head_dim"])
+            key = f"model.layers.{layer}.self_attn.{name}_layernorm.weight"
+            tensors[key] = norm.astype(np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def tiny_ernie_moe(directory: Path, *, experts: int = 6, **config: Any) -> Path:
+    """A mixture whose choice of experts is corrected, with a shared expert, in all layers but the
+    first."""
+    tiny_mixtral(directory, experts=experts, **config)
+    values = json.loads((directory / "config.json").read_text())
+    width, inner = values["hidden_size"], values["intermediate_size"]
+    values |= {
+        "architectures": ["Ernie4_5_MoeForCausalLM"],
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": experts,
+        "moe_k": 2,
+        "moe_intermediate_size": inner,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(9)
+    renamed = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    found: dict[str, np.ndarray] = {}
+    for name, value in tensors.items():
+        parts = [renamed.get(part, part) for part in name.split(".")]
+        if ".layers.0." not in name or "block_sparse_moe" not in name:
+            found[".".join(parts)] = value
+        elif ".experts.0." in name:
+            found[f"model.layers.0.mlp.{parts[-2]}.weight"] = value
+    for layer in range(1, values["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        correction = 0.2 * rng.standard_normal((1, experts))
+        found[f"{block}moe_statics.e_score_correction_bias"] = correction.astype(np.float32)
+        shapes = {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
+        for name, shape in shapes.items():
+            matrix = rng.standard_normal(shape) / np.sqrt(shape[1])
+            found[f"{block}shared_experts.{name}_proj.weight"] = matrix.astype(np.float32)
+    save_file(found, directory / "model.safetensors")
+    return directory
+
+
 def tiny_unequal(directory: Path, *, step: int = 32, **config: Any) -> Path:
     """A mixture whose experts have unequal widths, and with a matrix on the residual stream."""
     tiny_mixtral(directory, **config)

@@ -127,6 +127,17 @@ _QWEN3_VL = replace(
     slides=no_layer,
     ignored=("model.visual.", "visual."),
 )
+_QWEN2_VL = replace(
+    _QWEN2,
+    name="Qwen2VLForConditionalGeneration",
+    prefixes=("model.language_model.", "language_model.model.", "model."),
+    heads=_QWEN3_VL.heads,
+    text_config="text_config",
+    sections=True,
+    rope_aliases={"mrope": "default"},
+    ignored=_QWEN3_VL.ignored,
+)
+_QWEN2_5_VL = replace(_QWEN2_VL, name="Qwen2_5_VLForConditionalGeneration")
 _GEMMA2 = Architecture(
     "Gemma2ForCausalLM",
     **_GEMMA_NORMS,  # type: ignore[arg-type]
@@ -554,6 +565,8 @@ DECODERS: dict[str, Architecture] = {
         _QWEN2,
         _QWEN3,
         _QWEN3_VL,
+        _QWEN2_VL,
+        _QWEN2_5_VL,
         _GEMMA2,
         _GEMMA3,
         _GEMMA3_MULTIMODAL,

@@ -282,10 +282,10 @@ _WRONG_KIND = (TypeError, ValueError, LookupError, AttributeError, ArithmeticErr
 
 def _described(config: Mapping[str, Any], spelling: Spelling) -> ModelDescription:
     architecture = find_architecture(config)
-    if architecture.text_config is not None:
+    if architecture.text_config is not None and config.get(architecture.text_config) is not None:
         # What the outer part says of tokens and types holds for the whole.
         outer = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
-        config = {**(config.get(architecture.text_config) or {}), **outer}
+        config = {**config[architecture.text_config], **outer}
     config = {**architecture.defaults, **config}
     own = {key: config[name] for key, name in architecture.keys.items() if name in config}
     spelling = replace(spelling, names={**architecture.keys, **spelling.names})

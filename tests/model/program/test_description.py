@@ -130,6 +130,18 @@ def test_a_stretched_base_is_a_positive_number() -> None:
         describe({**LLAMA, "architectures": ["HunYuanDenseV1ForCausalLM"], "rope_scaling": rope})
 
 
+def test_early_models_of_text_and_images_say_what_their_text_part_is_beside_the_rest() -> None:
+    rope = {"type": "mrope", "mrope_section": [1, 1, 2]}
+    flat = {**LLAMA, "architectures": ["Qwen2_5_VLForConditionalGeneration"], "rope_scaling": rope}
+    flat["vision_config"] = {"hidden_size": 16}
+    described = describe(flat)
+    assert described.hidden_size == 32
+    assert described.ropes[0] is not None
+    assert described.ropes[0].kind == "default"
+    nested = {"architectures": flat["architectures"], "text_config": flat}
+    assert describe(nested).constants() == described.constants()
+
+
 def test_biases_of_ernie_are_refused() -> None:
     ernie = {**LLAMA, "architectures": ["Ernie4_5ForCausalLM"], "num_key_value_heads": 2}
     with pytest.raises(ModelError, match="sets use_bias: projections with biases"):
