@@ -89,6 +89,14 @@ CASES = {
         vision="PixtralVision",
         of_vision={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
     ),
+    "mistral3-tied": Case(
+        "Mistral3",
+        {"rope_parameters": MINISTRAL3, "tie_word_embeddings": True},
+        model="Mistral3ForConditionalGeneration",
+        text="Ministral3",
+        vision="PixtralVision",
+        of_vision={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+    ),
     "qwen2": Case("Qwen2", {"tie_word_embeddings": True}),
     "qwen2-upper-layers-slide": Case(
         "Qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}

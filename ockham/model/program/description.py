@@ -285,7 +285,11 @@ def _described(config: Mapping[str, Any], spelling: Spelling) -> ModelDescriptio
     if architecture.text_config is not None and config.get(architecture.text_config) is not None:
         # What the outer part says of tokens and types holds for the whole.
         outer = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
-        config = {**config[architecture.text_config], **outer}
+        text = config[architecture.text_config]
+        # Where the two differ, a head that the checkpoint has beside the table shows (`own_head`).
+        if text.get("tie_word_embeddings"):
+            outer["tie_word_embeddings"] = True
+        config = {**text, **outer}
     config = {**architecture.defaults, **config}
     own = {key: config[name] for key, name in architecture.keys.items() if name in config}
     spelling = replace(spelling, names={**architecture.keys, **spelling.names})

@@ -23,7 +23,7 @@ from ockham.model.loading import load_model
 from ockham.model.program.decoders import DECODERS
 from tests.helpers.architectures import CASES
 from tests.helpers.gguf_files import write_gguf
-from tests.helpers.oracle import COMMON, Case, assert_same_logits, oracle_logits
+from tests.helpers.oracle import COMMON, Case, assert_same_logits, longrope, oracle_logits
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
 
@@ -147,6 +147,8 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
         ministral,
     ),
     "qwen3-vl": ("qwen3vl", CASES["qwen3-vl"], nothing),
+    "qwen3-vl-moe": ("qwen3vlmoe", CASES["qwen3-moe"], nothing),
+    "qwen2.5-vl": ("qwen2vl", CASES["qwen2.5-vl"], nothing),
 }
 
 
@@ -206,6 +208,33 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     expected = oracle_logits(oracle, case.prompts())
     assert_same_logits(prompt_logits(model, case.prompts(), 16), expected)
     assert not any("warning" in line for line in told)
+
+
+def test_phi_4_mini_rotates_a_part_of_each_head_by_factors(tmp_path: Path) -> None:
+    short, long = longrope(1, 3)
+    rope = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    rope |= {"rope_theta": 1e4, "partial_rotary_factor": 0.75}
+    values = {"rope_parameters": rope, "original_max_position_embeddings": 64}
+    case = Case("Phi3", {**values, "tie_word_embeddings": True}, longest=100)
+    oracle = case.build()
+    oracle.save_pretrained(tmp_path)
+    extra = {
+        "rope_factors_short.weight": np.array(short, np.float32),
+        "rope_factors_long.weight": np.array(long, np.float32),
+    }
+
+    def metadata(writer: Writer) -> None:
+        writer.add_rope_dimension_count(6)
+        writer.add_rope_scaling_orig_ctx_len(64)
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(256 / 64) / np.log(64))))
+
+    config = {**COMMON, "rms_norm_eps": oracle.config.rms_norm_eps}
+    weights = load_file(tmp_path / "model.safetensors")
+    write_gguf(tmp_path / "m.gguf", "phi3", config, weights, metadata=metadata, extra=extra)
+    settings = {"max_num_seqs": 2, "max_model_len": 128}
+    model = load_model(EngineConfig(model=str(tmp_path / "m.gguf"), **settings))
+    prompts = [case.prompts()[0]]
+    assert_same_logits(prompt_logits(model, prompts, 16), oracle_logits(oracle, prompts))
 
 
 def test_every_record_that_is_named_is_known() -> None:

@@ -130,6 +130,13 @@ def test_a_stretched_base_is_a_positive_number() -> None:
         describe({**LLAMA, "architectures": ["HunYuanDenseV1ForCausalLM"], "rope_scaling": rope})
 
 
+@pytest.mark.parametrize("tied", [(True, False), (False, True), (True, True)])
+def test_either_part_may_say_that_embeddings_are_tied(tied: tuple[bool, bool]) -> None:
+    text = {**LLAMA, **MINISTRAL3, "tie_word_embeddings": tied[1]}
+    config = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text}
+    assert describe({**config, "tie_word_embeddings": tied[0]}).tied_embeddings
+
+
 def test_early_models_of_text_and_images_say_what_their_text_part_is_beside_the_rest() -> None:
     rope = {"type": "mrope", "mrope_section": [1, 1, 2]}
     flat = {**LLAMA, "architectures": ["Qwen2_5_VLForConditionalGeneration"], "rope_scaling": rope}
