@@ -48,7 +48,10 @@ def write_gguf(
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
+    kinds = config.get("layer_types") or []
+    writer.add_head_count_kv(
+        [0 if kind == "conv" else kv_heads for kind in kinds] if "conv" in kinds else kv_heads
+    )
     writer.add_key_length(head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config.get("rope_theta", 10000.0))

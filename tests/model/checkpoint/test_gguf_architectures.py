@@ -85,6 +85,10 @@ def minicpm(writer: Writer) -> None:
     writer.add_logit_scale(0.5)
 
 
+def lfm2(writer: Writer) -> None:
+    writer.add_shortconv_l_cache(3)
+
+
 def nothing(writer: Writer) -> None:
     pass
 
@@ -149,6 +153,7 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
     "qwen3-vl": ("qwen3vl", CASES["qwen3-vl"], nothing),
     "qwen3-vl-moe": ("qwen3vlmoe", CASES["qwen3-moe"], nothing),
     "qwen2.5-vl": ("qwen2vl", CASES["qwen2.5-vl"], nothing),
+    "lfm2": ("lfm2", CASES["lfm2"], lfm2),
 }
 
 
@@ -169,6 +174,8 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             yield f"{block}ffn_down.weight", value
         elif "e_score_correction_bias" in name:
             yield f"{block}exp_probs_b.bias", value[0]
+        elif name.endswith("conv.conv.weight"):
+            yield text, value[:, 0]
         else:
             yield text, value
 
@@ -187,13 +194,15 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     config = {
         **COMMON,
         **case.values,
-        "rms_norm_eps": text.rms_norm_eps,
+        "rms_norm_eps": getattr(text, "norm_eps", None) or text.rms_norm_eps,
         "rope_theta": theta,
         "head_dim": dim,
         "sliding_window": getattr(text, "sliding_window", None),
     }
     if name == "granite4-dense":
         config["intermediate_size"] = config.pop("shared_intermediate_size")
+    if name == "lfm2":
+        config["intermediate_size"] = 32  # two thirds
     if "early" in name:
         assert config["residual_multiplier"] == pytest.approx(1.4 / 4**0.5)
     config.pop("shared_intermediate_size", None)

@@ -45,6 +45,7 @@ KEYS = {
     "leading_dense_block_count": "moe_layer_start_index",
     "interleave_moe_layer_step": "moe_layer_interval",
     "expert_shared_count": "moe_num_shared_experts",
+    "shortconv.l_cache": "conv_L_cache",
 }
 """Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
 
@@ -125,7 +126,28 @@ _GRANITE_EXPERTS = {
     "shared_mlp.up_proj": "ffn_up_shexp",
     "shared_mlp.output_linear": "ffn_down_shexp",
 }
-OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+_LFM2 = {
+    "operator_norm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.conv": "shortconv.conv",
+    "conv.out_proj": "shortconv.out_proj",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
+}
+OUTSIDE = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "embedding_norm": "token_embd_norm",  # LFM2's last norm
+    "lm_head": "output",
+}
 """The same for the tensors outside of layers."""
 
 
@@ -182,6 +204,7 @@ GGUF_ARCHITECTURES = {
     "minicpm": GgufArchitecture("GraniteForCausalLM", reordered=True, assumed=_minicpm),
     "hunyuan-dense": GgufArchitecture("HunYuanDenseV1ForCausalLM", _HUNYUAN),
     "ernie4_5": GgufArchitecture("Ernie4_5ForCausalLM"),
+    "lfm2": GgufArchitecture("Lfm2ForCausalLM", _LFM2),
 }
 """`general.architecture` -> what it is here. Mistral's models call themselves llama; the text parts
 of Qwen's models of images are as those without; MiniCPM's multipliers are Granite's."""
@@ -206,6 +229,7 @@ GGUF_MIXTURES = {
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
+_KV_HEADS = "attention.head_count_kv"
 _SOFTMAX, _SOFTMAX_OF_CHOSEN = 1, 3
 _MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier")
 
@@ -267,10 +291,14 @@ def _config_of(
     def given(key: str) -> Any:
         return metadata.get(f"{name}.{key}")
 
-    config: dict[str, Any] = {
+    config: dict[str, Any] = {}
+    attending = given(_KV_HEADS)
+    if ARCHITECTURES[architecture.record].convolution is not None and isinstance(attending, list):
+        config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, architecture.record)
+    config |= {
         ours: _one_value(f"{name}.{theirs}", given(theirs))
         for theirs, ours in KEYS.items()
-        if given(theirs) is not None
+        if given(theirs) is not None and ours not in config
     }
     # A multiplier of 0 says that there is none, as in llama.cpp.
     config = {key: value for key, value in config.items() if value != 0 or key not in _MULTIPLIERS}
@@ -317,6 +345,19 @@ def _config_of(
     config |= {} if bos is None else {"bos_token_id": bos}
     own = ARCHITECTURES[record].keys
     return {own.get(key, key): value for key, value in config.items()}
+
+
+def _attending_layers(key: str, heads: list[Any], record: str) -> dict[str, Any]:
+    """What config.json says of the layers of a model some of which do not attend: those have 0
+    key-value heads."""
+    convolution = ARCHITECTURES[record].convolution
+    assert convolution is not None, "only of such models"
+    attending = [count for count in heads if count != 0]
+    return {
+        "layer_types": [convolution.layer_type if n == 0 else "full_attention" for n in heads],
+        "num_key_value_heads": _one_value(key, attending or [1]),
+        "block_auto_adjust_ff_dim": False,  # the width is said as it is
+    }
 
 
 def _layer_types(pattern: Any, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,8 +162,9 @@ class GgufSource:
         experts = self.description.experts
         count = 0 if experts is None else experts.count
         shape = part.shape if expert is None else (count, *part.shape)
-        # llama.cpp's converter writes a matrix of one row as a vector.
-        if tensor.shape != shape and not (shape[0] == 1 and tensor.shape == shape[1:]):
+        # llama.cpp's converter writes a matrix of one row as a vector, and leaves a convolution's
+        # axis of one channel out.
+        if tensor.shape not in (shape, tuple([n for n in shape if n != 1])):
             raise ModelError(
                 f"tensor {tensor.name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, "
                 f"but its metadata implies {list(shape)}."
