@@ -19,7 +19,7 @@ const Added added{"Route", read<Route>};
 // first, the lowest index on a tie; taken ones become -1. (NaN is never larger, so that a damaged row
 // still names experts that exist.)
 void choose(float* p, const float* correction, int64_t count, int64_t top_k, bool normalise,
-            int32_t* chosen, float* weights) {
+            float scale, int32_t* chosen, float* weights) {
     float total = 0.0f;
     const auto rank = [&](int64_t e) { return correction == nullptr ? p[e] : p[e] + correction[e]; };
     for (int64_t place = 0; place < top_k; ++place) {
@@ -33,6 +33,8 @@ void choose(float* p, const float* correction, int64_t count, int64_t top_k, boo
     }
     if (normalise)
         for (int64_t place = 0; place < top_k; ++place) weights[place] = weights[place] / total;
+    if (scale != 1.0f)
+        for (int64_t place = 0; place < top_k; ++place) weights[place] = weights[place] * scale;
 }
 
 }  // namespace
@@ -44,7 +46,9 @@ Route::Route(const Fields& fields)
       top_k(fields.integer("top_k")),
       normalise(fields.flag("normalise")),
       norm(fields.norm("norm")),
-      correction(fields.floats("correction")) {}
+      correction(fields.floats("correction")),
+      sigmoid(fields.flag("sigmoid")),
+      scale(fields.number("scale")) {}
 
 void Route::check(Program& program) const {
     const int64_t experts = router.outputs();
@@ -81,9 +85,13 @@ void Route::run(Run& run) const {
     float* weights = own.expert_weights.take<float>(rows * top_k);
     for_rows(run.pool, rows, experts * top_k, [&](int64_t row, int) {
         float* p = scores + row * experts;
-        run.kernels.softmax(p, experts);
+        if (sigmoid)
+            run.kernels.logistic(p, experts);
+        else
+            run.kernels.softmax(p, experts);
         const float* corrected = correction.empty() ? nullptr : correction.data();
-        choose(p, corrected, experts, top_k, normalise, chosen + row * top_k, weights + row * top_k);
+        choose(p, corrected, experts, top_k, normalise, scale, chosen + row * top_k,
+               weights + row * top_k);
     });
 }
 

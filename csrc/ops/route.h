@@ -17,6 +17,8 @@ struct Route final : Operation {
     bool normalise = false;
     Norm norm;
     std::vector<float> correction;
+    bool sigmoid = false;  // of each score, in place of the softmax of all
+    float scale = 1.0f;
 
     Route() = default;
     explicit Route(const Fields& fields);

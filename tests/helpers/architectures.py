@@ -305,4 +305,26 @@ CASES = {
             "tie_word_embeddings": False,
         },
     ),
+    "lfm2-moe": Case(
+        "Lfm2Moe",
+        {
+            "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "moe_intermediate_size": 24,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "num_dense_layers": 1,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+    "lfm2-moe-without-corrections": Case(
+        "Lfm2Moe",
+        {
+            "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "moe_intermediate_size": 24,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "use_expert_bias": False,
+            "norm_topk_prob": False,
+        },
+    ),
 }

@@ -71,6 +71,8 @@ class Shape:
     experts: int = 0
     top_k: int = 2
     normalise: bool = True
+    sigmoid: bool = False
+    routed_scale: float = 1.0
     correction: bool = False
     shared: bool = False
     shared_gate: bool = False
@@ -288,6 +290,8 @@ class _Builder:
             self.norm(s.hidden, s.pre_norms),
             self.vector(s.experts, s.correction),
             self.vector(s.experts, s.biases),
+            s.sigmoid,
+            s.routed_scale,
         )
         experts = Experts(
             layer,
@@ -336,6 +340,7 @@ SHAPES: dict[str, Shape] = {
     "experts": Shape(experts=5),
     "many experts": Shape(experts=17, top_k=6, normalise=False, post_norms=True),
     "shared expert": Shape(experts=4, shared=True, shared_gate=True),
+    "experts by sigmoid": Shape(experts=7, sigmoid=True, correction=True, routed_scale=1.7),
     "shared without gate": Shape(experts=4, top_k=1, shared=True, activation="gelu_tanh"),
     "corrected choice": Shape(experts=7, top_k=3, correction=True),
     "growing queries": Shape(growth=0.3, rotary_dim=8, rope_scale=1.2),

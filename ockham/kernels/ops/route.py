@@ -12,11 +12,12 @@ from ockham.kernels.ops.operation import Norm, Operation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route(Operation):
-    """Choose each row's experts: h = norm(x); w = softmax(router(h) + bias) in fp32, the `top_k`
-    largest (lowest index on a tie), divided by their sum where `normalise`, which makes them the
-    softmax of the chosen alone. With a `correction` they are the largest of w + correction, and
-    their weights are those of w. Leaves h, the chosen experts (R, top_k) and their weights
-    (R, top_k)."""
+    """Choose each row's experts: h = norm(x); w = softmax(router(h) + bias) in fp32, or where
+    `sigmoid` the logistic function of each, 1 / (1 + e^-s). The `top_k` largest (lowest index on a
+    tie) are chosen, and divided by their sum where `normalise`, which makes them the softmax of the
+    chosen alone; then they are multiplied with `scale`. With a `correction` they are the largest of
+    w + correction, and their weights are those of w. Leaves h, the chosen experts (R, top_k) and
+    their weights (R, top_k)."""
 
     layer: int
     router: Linear  # (experts, D)
@@ -25,6 +26,8 @@ class Route(Operation):
     norm: Norm | None = None
     correction: Floats | None = None  # (experts,)
     bias: Floats | None = None  # (experts,)
+    sigmoid: bool = False
+    scale: float = 1.0
 
     @property
     def sublayer(self) -> Sublayer:

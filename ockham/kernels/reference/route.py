@@ -15,9 +15,14 @@ def compute(run: ReferenceRun, op: Route) -> None:
     scores = op.router.matmul(run.h)
     if op.bias is not None:
         scores = scores + op.bias
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
+    if op.sigmoid:
+        weights = 1 / (1 + np.exp(-scores))
+    else:
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
     ranks = weights if op.correction is None else weights + op.correction
     run.experts = np.argsort(-ranks, axis=1, kind="stable")[:, : op.top_k]
     chosen = np.take_along_axis(weights, run.experts, axis=1)
-    run.expert_weights = chosen / chosen.sum(axis=1, keepdims=True) if op.normalise else chosen
+    if op.normalise:
+        chosen = chosen / chosen.sum(axis=1, keepdims=True)
+    run.expert_weights = chosen * np.float32(op.scale)

@@ -316,8 +316,10 @@ class _Compiler:
                 top_k=sizes.per_token,
                 normalise=sizes.normalise,
                 norm=self._norm(prefix, record.mlp_norm),
-                correction=self._correction(block, sizes.count),
+                correction=self._correction(block, sizes.count) if sizes.corrected else None,
                 bias=self._bias(router, sizes.count) if sizes.bias else None,
+                sigmoid=sizes.sigmoid,
+                scale=sizes.scale,
             )
         )
         self._mark(f"layer.{layer}.experts")
@@ -359,11 +361,12 @@ class _Compiler:
             )
         )
 
-    def _correction(self, block: str, count: int) -> Floats | None:
+    def _correction(self, block: str, count: int) -> Floats:
         """What is added where experts are chosen: stored as a vector, or as a matrix of one row."""
-        assert self.record.experts is not None
-        name = self.record.experts.correction
-        return None if name is None else self.weights.vector([(block + name, (count,))])
+        experts = self.record.experts
+        assert experts is not None
+        assert experts.correction is not None, "so it was described"
+        return self.weights.vector([(block + experts.correction, (count,))])
 
     def _shared_gate_up(
         self, prefix: str, block: str, experts: ExpertRecord, width: int

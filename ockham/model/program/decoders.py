@@ -8,6 +8,7 @@ from ockham.model.program.record import (
     Architecture,
     ConvolutionRecord,
     ExpertRecord,
+    after_the_dense,
     all_but_every_nth_layer,
     by_interval,
     by_pattern,
@@ -552,6 +553,39 @@ _LFM2 = Architecture(
         "eos_token_id": 2,
     },
 )
+_LFM2_MOE = replace(
+    _LFM2,
+    name="Lfm2MoeForCausalLM",
+    keys={
+        "rms_norm_eps": "norm_eps",
+        "tie_word_embeddings": "tie_embedding",
+        "moe_layer_start_index": "num_dense_layers",
+    },
+    inner=None,
+    experts=ExpertRecord(
+        blocks=("feed_forward.",),
+        correction="expert_bias",
+        correction_switch="use_expert_bias",
+        sigmoid=True,
+        scale="routed_scaling_factor",
+        gate="w1",
+        up="w3",
+        down="w2",
+        layers=after_the_dense,
+    ),
+    defaults={
+        **_LFM2.defaults,
+        "hidden_size": 2048,
+        "intermediate_size": 7168,
+        "moe_intermediate_size": 1792,
+        "moe_layer_start_index": 2,
+        "num_experts": 32,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": True,
+        "use_expert_bias": True,
+        "routed_scaling_factor": 1.0,
+    },
+)
 
 DECODERS: dict[str, Architecture] = {
     record.name: record
@@ -590,6 +624,7 @@ DECODERS: dict[str, Architecture] = {
         _OLMOE,
         _GPT_OSS,
         _LFM2,
+        _LFM2_MOE,
     )
 }
 """By the name that config.json gives under `architectures`."""

@@ -82,6 +82,10 @@ class ExpertSizes:
     normalise: bool
     shared: int
     bias: bool = False
+    corrected: bool = False
+    """Whether something is added to weights where experts are chosen."""
+    sigmoid: bool = False
+    scale: float = 1.0
     widths: tuple[tuple[int, ...], ...] | None = None
     """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
 
@@ -219,11 +223,14 @@ class ModelDescription:
             for f in fields(self)
             if f.name in values and values[f.name] != f.default
         }
-        experts = None if self.experts is None else asdict(self.experts)
-        for name in ("widths", "bias"):
-            if experts is not None and not experts[name]:
-                del experts[name]
-        return {**values, "architecture": self.architecture.name, "experts": experts}
+        experts = {} if self.experts is None else asdict(self.experts)
+        if self.experts is not None:
+            experts = {
+                f.name: experts[f.name]
+                for f in fields(self.experts)
+                if getattr(self.experts, f.name) != f.default
+            }
+        return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
         """The number of the group that a layer belongs to."""
@@ -615,5 +622,9 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
         normalise=values.flag(record.normalise),
         shared=0 if alone or not shares else math.prod(map(values.size, shares)),
         bias=values.flag(record.bias),
+        corrected=record.correction is not None
+        and (record.correction_switch is None or values.flag(record.correction_switch)),
+        sigmoid=record.sigmoid,
+        scale=values.number(record.scale, 1.0),
         widths=expert_widths(values, len(own), count),
     )

@@ -63,6 +63,11 @@ def by_sparse_step(config: Config, layer: int) -> bool:
     return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0
 
 
+def after_the_dense(config: Config, layer: int) -> bool:
+    """All but the first layers have experts."""
+    return layer >= int(config["moe_layer_start_index"])
+
+
 def by_interval(config: Config, layer: int) -> bool:
     """Ernie 4.5: every n-th of the layers from one to another has experts."""
     first, last = (int(config[f"moe_layer_{end}_index"]) for end in ("start", "end"))
@@ -122,7 +127,9 @@ class ExpertRecord:
     outputs, and gates and ups take turns (`prequantised/interleaved.py`). `layers` says which
     layers have experts. `normalise`, and `bias` (of the router and of all experts), are config
     keys, or facts. `correction` names what is added to a row's weights where its experts are
-    chosen, and only there.
+    chosen, and only there; it is there where the key `correction_switch`, if there is one, says so.
+    Where `sigmoid`, a row's weights are not the softmax of its scores but the sigmoid of each.
+    `scale` is the key of what the weights of the chosen are multiplied with.
 
     A shared expert is as wide as `shared_intermediate` says, times `shared_count` where there is
     one; its names are those from the layer on where they begin with a dot. Where `optional`, a
@@ -132,6 +139,9 @@ class ExpertRecord:
     blocks: tuple[str, ...] = ("mlp.",)
     router: str = "gate"
     correction: str | None = None
+    correction_switch: str | None = None
+    sigmoid: bool = False
+    scale: str | None = None
     stacked: tuple[str, str] = ("experts.gate_up_proj", "experts.down_proj")
     gate: str = "gate_proj"
     up: str = "up_proj"

@@ -89,6 +89,13 @@ def lfm2(writer: Writer) -> None:
     writer.add_shortconv_l_cache(3)
 
 
+def lfm2_moe(writer: Writer) -> None:
+    lfm2(writer)
+    writer.add_leading_dense_block_count(1)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_weights_scale(1.5)
+
+
 def nothing(writer: Writer) -> None:
     pass
 
@@ -154,6 +161,7 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
     "qwen3-vl-moe": ("qwen3vlmoe", CASES["qwen3-moe"], nothing),
     "qwen2.5-vl": ("qwen2vl", CASES["qwen2.5-vl"], nothing),
     "lfm2": ("lfm2", CASES["lfm2"], lfm2),
+    "lfm2-moe": ("lfm2moe", CASES["lfm2-moe"], lfm2_moe),
 }
 
 
@@ -174,6 +182,11 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             yield f"{block}ffn_down.weight", value
         elif "e_score_correction_bias" in name:
             yield f"{block}exp_probs_b.bias", value[0]
+        elif name.endswith("expert_bias"):
+            yield f"{block}exp_probs_b.bias", value
+        elif found := re.search(r"experts\.(\d+)\.w([123])\.", text):
+            part = ("gate", "down", "up")[int(found[2]) - 1]
+            yield text.replace(f"w{found[2]}.", f"{part}_proj."), value
         elif name.endswith("conv.conv.weight"):
             yield text, value[:, 0]
         else:

@@ -46,6 +46,7 @@ KEYS = {
     "interleave_moe_layer_step": "moe_layer_interval",
     "expert_shared_count": "moe_num_shared_experts",
     "shortconv.l_cache": "conv_L_cache",
+    "expert_weights_scale": "routed_scaling_factor",
 }
 """Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
 
@@ -142,6 +143,14 @@ _LFM2 = {
     "feed_forward.w3": "ffn_up",
     "feed_forward.w2": "ffn_down",
 }
+_LFM2_EXPERTS = {
+    **_LFM2,
+    "feed_forward.gate": "ffn_gate_inp",
+    "feed_forward.expert_bias": "exp_probs_b.bias",
+    "feed_forward.experts.w1": "ffn_gate_exps",
+    "feed_forward.experts.w3": "ffn_up_exps",
+    "feed_forward.experts.w2": "ffn_down_exps",
+}
 OUTSIDE = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
@@ -225,12 +234,13 @@ GGUF_MIXTURES = {
         normalised=True,
         shared=(".shared_mlp.gate_proj", ".shared_mlp.up_proj"),
     ),
+    "lfm2moe": GgufArchitecture("Lfm2MoeForCausalLM", _LFM2_EXPERTS, normalised=True),
     "ernie4_5-moe": GgufArchitecture("Ernie4_5_MoeForCausalLM", _ERNIE_EXPERTS, normalised=True),
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
 _KV_HEADS = "attention.head_count_kv"
-_SOFTMAX, _SOFTMAX_OF_CHOSEN = 1, 3
+_SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3
 _MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier")
 
 END_TOKENS = frozenset(
@@ -443,16 +453,23 @@ def _add_experts(
 ) -> None:
     """What config.json says of a mixture of experts. Raises ModelError if its router is of a kind
     that is not supported."""
-    for key, neutral in (
-        ("expert_gating_func", (0, _SOFTMAX, _SOFTMAX_OF_CHOSEN)),
-        ("expert_weights_scale", (0, 1)),
+    record = ARCHITECTURES[architecture.record].experts
+    assert record is not None, "of a mixture"
+    gates = (0, _SIGMOID) if record.sigmoid else (0, _SOFTMAX, _SOFTMAX_OF_CHOSEN)
+    scale = given("expert_weights_scale")
+    for key, known in (
+        ("expert_gating_func", gates),
+        ("expert_weights_scale", (0, 1) if record.scale is None else (scale,)),
         ("expert_group_count", (0, 1)),
     ):
-        if (value := given(key)) is not None and value not in neutral:
+        if (value := given(key)) is not None and value not in known:
             raise ModelError(
-                f"its {key} is {shown(value)}; only experts that are chosen among all by "
-                "their softmax, and not scaled, are supported."
+                f"its {key} is {shown(value)}; in this architecture only experts that are chosen "
+                f"among all by their {'sigmoid' if record.sigmoid else 'softmax'}, and not scaled, "
+                "are supported."
             )
+    if scale == 0:  # so llama.cpp says that there is none
+        del config["routed_scaling_factor"]
     if given("expert_gating_func") == _SOFTMAX_OF_CHOSEN:
         config["norm_topk_prob"] = True
     config.setdefault("norm_topk_prob", architecture.normalised)
