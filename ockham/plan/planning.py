@@ -25,6 +25,7 @@ from ockham.plan.costs import Costs, check_workload
 from ockham.plan.floors import Floors
 from ockham.plan.judging import POSITIONS, Judge
 from ockham.plan.log import Log, digest
+from ockham.plan.others import Others
 from ockham.plan.result import Contribution, Figures, Plan
 from ockham.plan.search import (
     LEAST_CASES,
@@ -39,6 +40,8 @@ from ockham.plan.search import (
 from ockham.plan.simulation import Prompted
 from ockham.plan.space import Point, Space
 
+BUSY = 0.1
+"""The share of the processors' time from which on others are told of."""
 ITEMS = 40
 """Of each task that a floor names."""
 PREDICT_SHARE, SEARCH_SHARE = 0.35, 0.75
@@ -92,6 +95,7 @@ class Planner:
     tell: Tell = lambda line: None
     wait: Callable[[], None] = lambda: None
     _began: float = field(default_factory=time.monotonic)
+    _others: Others = field(default_factory=Others)
     _ends: float | None = None
 
     def make(self) -> Plan:
@@ -319,6 +323,12 @@ class Planner:
             for floor in wanted.floors.missed(figures, wanted.floors.speeds)
         ]
         words += explain(wanted, chosen.point, gain, gains, found, missed, searching)
+        busy = self._others.share()
+        if busy is not None and busy >= BUSY:
+            words.append(
+                f"Other programs took {busy:.0%} of the processors' time meanwhile, so that what "
+                "is said in seconds may be too much; plan again when the machine is idle."
+            )
         return Plan(
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             model=wanted.base.model,
@@ -338,6 +348,7 @@ class Planner:
             missed=missed,
             ended=found.ended,
             seconds=round(time.monotonic() - self._began, 3),
+            others=busy,
             space=found.space,
             judged=0 if judge is None else len(judge.ran - {Point()}),
             judged_cases=0 if judge is None else judge.judged,

@@ -78,6 +78,8 @@ class Plan(msgspec.Struct, kw_only=True):
     ended: str
     """Why the search ended: all was decided, or the time was up."""
     seconds: float
+    others: float | None = None
+    """The share of the processors' time that other programs took meanwhile; None if unknown."""
     space: int
     """Configurations that may be had, of what pays alone."""
     judged: int
