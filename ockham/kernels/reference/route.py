@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.kernels.ops import Route
 from ockham.kernels.reference.formulas import normalise
 from ockham.kernels.reference.run import ReferenceRun, twin
@@ -16,7 +17,7 @@ def compute(run: ReferenceRun, op: Route) -> None:
     if op.bias is not None:
         scores = scores + op.bias
     if op.sigmoid:
-        weights = 1 / (1 + np.exp(-scores))
+        weights: Floats = (1 / (1 + np.exp(-scores))).astype(np.float32)
     else:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
