@@ -72,7 +72,7 @@ def write_gguf(
         value = np.asarray(value, np.float32)
         stored = value
         if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
-            stored = _permute(value, heads if "q_proj" in name else kv_heads)
+            stored = permute(value, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             stored = value + np.float32(1)
         plain = value.ndim == 1 or name.endswith((".bias", *_ROUTERS))
@@ -146,7 +146,7 @@ def encode(value: np.ndarray, kind: Type, seed: int) -> tuple[np.ndarray, np.nda
     return raw, gguf.quants.dequantize(raw, kind)
 
 
-def _permute(weights: np.ndarray, heads: int) -> np.ndarray:
+def permute(weights: np.ndarray, heads: int) -> np.ndarray:
     """convert_hf_to_gguf.py, LlamaModel.permute."""
     return (
         weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])

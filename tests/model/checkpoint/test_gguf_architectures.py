@@ -22,7 +22,7 @@ from ockham.model.checkpoint.pairs import in_halves
 from ockham.model.loading import load_model
 from ockham.model.program.decoders import DECODERS
 from tests.helpers.architectures import CASES
-from tests.helpers.gguf_files import write_gguf
+from tests.helpers.gguf_files import permute, write_gguf
 from tests.helpers.oracle import COMMON, Case, assert_same_logits, longrope, oracle_logits
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
@@ -279,6 +279,85 @@ def test_a_pattern_of_windows_of_another_kind_is_refused(pattern: Any) -> None:
     }
     with pytest.raises(ModelError, match=r"sliding_window_pattern is .*; a number, or a truth"):
         config_of(metadata, {}, {})
+
+
+FUSED = {
+    "llama": (CASES["mixtral"], "block_sparse_moe.experts.w1", "block_sparse_moe.experts.w3"),
+    "qwen3moe": (CASES["qwen3-moe"], "mlp.experts.gate_proj", "mlp.experts.up_proj"),
+    "granitemoe": (CASES["granite-moe"], "", ""),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_gates_and_ups_of_experts_may_stand_in_one_tensor(tmp_path: Path, name: str) -> None:
+    """As llama.cpp's converter writes them with `--fuse-gate-up-exps`."""
+    case, gate, up = FUSED[name]
+    oracle = case.build()
+    oracle.save_pretrained(tmp_path)
+    weights, fused = load_file(tmp_path / "model.safetensors"), {}
+    layer = re.compile(r"layers\.(\d+)\.")
+    for key in [*weights]:
+        found = layer.search(key)
+        if "input_linear" in key and found:
+            fused[f"blk.{found[1]}.ffn_gate_up_exps.weight"] = weights.pop(key)
+        elif gate and re.search(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.", key) and found:
+            del weights[key]
+    read = load_file(tmp_path / "model.safetensors")
+    count = len({m[1] for key in read if (m := re.search(r"\.experts\.(\d+)\.", key))})
+    for number in range(4 if gate else 0):
+        halves = [
+            np.stack(
+                [
+                    read[f"model.layers.{number}.{each.replace('experts', f'experts.{e}')}.weight"]
+                    for e in range(count)
+                ]
+            )
+            for each in (gate, up)
+        ]
+        fused[f"blk.{number}.ffn_gate_up_exps.weight"] = np.concatenate(halves, axis=1)
+    config = {**COMMON, **case.values, "rms_norm_eps": oracle.config.rms_norm_eps}
+    config["rope_theta"] = oracle.config.rope_parameters["rope_theta"]
+    config.setdefault("num_experts_per_tok", 2)
+    metadata = granite if name == "granitemoe" else nothing
+    write_gguf(tmp_path / "m.gguf", name, config, {**weights, **fused}, metadata=metadata)
+    settings = {"max_num_seqs": 8, "block_size": 4, "max_model_len": 128}
+    model = load_model(EngineConfig(model=str(tmp_path / "m.gguf"), **settings))
+    expected = oracle_logits(oracle, case.prompts())
+    assert_same_logits(prompt_logits(model, case.prompts(), 16), expected)
+
+
+ONE_QKV = {
+    "llama": (Case("Llama", {"attention_bias": True}), {"q": 4, "k": 2}, nothing),
+    "qwen2": (CASES["qwen2"], {}, nothing),
+    "ernie4_5": (CASES["ernie4.5"], {}, nothing),
+}
+
+
+@pytest.mark.parametrize("name", ONE_QKV)
+def test_queries_keys_and_values_may_stand_in_one_tensor(tmp_path: Path, name: str) -> None:
+    """As llama.cpp's converter writes them with `--fuse-qkv`."""
+    case, permuted, metadata = ONE_QKV[name]
+    oracle = case.build()
+    oracle.save_pretrained(tmp_path)
+    weights, fused = load_file(tmp_path / "model.safetensors"), {}
+    for number in range(4):
+        for end in ("weight", "bias"):
+            own = f"model.layers.{number}.self_attn."
+            if f"{own}q_proj.{end}" not in weights:
+                continue
+            found = {kind: weights.pop(f"{own}{kind}_proj.{end}") for kind in "qkv"}
+            for kind, heads in permuted.items():
+                found[kind] = permute(found[kind], heads)
+            fused[f"blk.{number}.attn_qkv.{end}"] = np.concatenate([found[kind] for kind in "qkv"])
+    if case.values.get("tie_word_embeddings"):
+        weights.pop("lm_head.weight", None)
+    config = {**COMMON, **case.values, "rms_norm_eps": oracle.config.rms_norm_eps}
+    config["rope_theta"] = oracle.config.rope_parameters["rope_theta"]
+    write_gguf(tmp_path / "m.gguf", name, config, {**weights, **fused}, metadata=metadata)
+    settings = {"max_num_seqs": 8, "block_size": 4, "max_model_len": 128}
+    model = load_model(EngineConfig(model=str(tmp_path / "m.gguf"), **settings))
+    expected = oracle_logits(oracle, case.prompts())
+    assert_same_logits(prompt_logits(model, case.prompts(), 16), expected)
 
 
 SIZES = {

@@ -214,7 +214,7 @@ LLAMA = {"general.architecture": "llama", "llama.expert_count": 4}
     [
         ({"general.architecture": "grok", "grok.expert_count": 8}, "mixture of experts 'grok'"),
         ({**LLAMA, "llama.expert_gating_func": 2}, "expert_gating_func is 2; .* by their softm"),
-        ({**LLAMA, "llama.expert_weights_scale": 2.5}, "expert_weights_scale is 2.5; only"),
+        ({**LLAMA, "llama.expert_weights_scale": 2.5}, "expert_weights_scale is 2.5; in this"),
         ({"general.architecture": "qwen2moe"}, "architecture 'qwen2moe' is not supported"),
     ],
 )

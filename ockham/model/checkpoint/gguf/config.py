@@ -78,6 +78,8 @@ _MIXTRAL = {
     "block_sparse_moe.experts.w1": "ffn_gate_exps",
     "block_sparse_moe.experts.w3": "ffn_up_exps",
     "block_sparse_moe.experts.w2": "ffn_down_exps",
+    "block_sparse_moe.experts.gate_up_proj": "ffn_gate_up_exps",
+    "block_sparse_moe.experts.down_proj": "ffn_down_exps",
 }
 _EXPERTS = {
     **LAYER,
@@ -85,6 +87,7 @@ _EXPERTS = {
     "mlp.experts.gate_proj": "ffn_gate_exps",
     "mlp.experts.up_proj": "ffn_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.experts.gate_up_proj": "ffn_gate_up_exps",  # of `--fuse-gate-up-exps`
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
@@ -123,6 +126,8 @@ _GRANITE_EXPERTS = {
     "block_sparse_moe.experts.gate_proj": "ffn_gate_exps",
     "block_sparse_moe.experts.up_proj": "ffn_up_exps",
     "block_sparse_moe.experts.down_proj": "ffn_down_exps",
+    "block_sparse_moe.input_linear": "ffn_gate_up_exps",
+    "block_sparse_moe.output_linear": "ffn_down_exps",
     "shared_mlp.gate_proj": "ffn_gate_shexp",
     "shared_mlp.up_proj": "ffn_up_shexp",
     "shared_mlp.output_linear": "ffn_down_shexp",
@@ -321,7 +326,8 @@ def _config_of(
         config["sliding_window"] = architecture.windows.get(config["num_hidden_layers"])
     config["architectures"] = [record]
     config["tie_word_embeddings"] = "output.weight" not in shapes
-    config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
+    biased = any(f"blk.0.attn_{kind}.bias" in shapes for kind in ("q", "qkv"))
+    config["attention_bias"] = config["qkv_bias"] = biased
     config["attention_out_bias"] = "blk.0.attn_output.bias" in shapes
     config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
     if given("rope.scaling.finetuned") is False:  # so says Granite 4 that nothing is rotated

@@ -8,6 +8,7 @@ mixture's experts stand in one tensor.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ ROWS = 16
 """Blocks have a multiple of so many rows where they can, which are packed without being copied."""
 
 _Q4_0 = Encoding(bits=4, group=32, half_scales=True, zeros=False)
+_QKV = re.compile(r"(blk\.\d+\.attn_)([qkv])\.(weight|bias)")
 _FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
@@ -102,7 +104,7 @@ class GgufSource:
         self._parts.close()
 
     def has(self, name: str) -> bool:
-        return self._place(name)[0] is not None
+        return self._place(name)[0] is not None or self._fused(name) is not None
 
     def stored(self, part: Part) -> Stored:
         tensor, _ = self._find(part)
@@ -155,6 +157,10 @@ class GgufSource:
     def _find(self, part: Part) -> tuple[GgufTensor, int]:
         """The tensor that holds a part, and the row at which the part's tensor begins in it."""
         tensor, expert = self._place(part.name)
+        fused = self._fused(part.name) if tensor is None else None
+        if fused is not None:
+            tensor, first, rows = fused
+            return self._checked(tensor, (rows, *part.shape[1:])), first
         if tensor is None:
             place = gguf_place(part.name, self._architecture)
             missing = part.name if place is None else place.name
@@ -162,6 +168,21 @@ class GgufSource:
         experts = self.description.experts
         count = 0 if experts is None else experts.count
         shape = part.shape if expert is None else (count, *part.shape)
+        return self._checked(tensor, shape), (expert or 0) * math.prod(part.shape[:-1])
+
+    def _fused(self, name: str) -> tuple[GgufTensor, int, int] | None:
+        """The tensor that holds queries, keys and values one after another (of the converter's
+        `--fuse-qkv`), if it is there and `name` is one of them; where that begins, and all rows."""
+        place, d = gguf_place(name, self._architecture), self.description
+        found = _QKV.fullmatch("" if place is None else place.name)
+        tensor = self._parts.tensors.get(f"{found[1]}qkv.{found[3]}") if found else None
+        if tensor is None or found is None:
+            return None
+        rows = [heads * d.head_dim for heads in (d.heads, d.kv_heads, d.kv_heads)]
+        return tensor, sum(rows[: "qkv".index(found[2])]), sum(rows)
+
+    def _checked(self, tensor: GgufTensor, shape: tuple[int, ...]) -> GgufTensor:
+        """A tensor. Raises ModelError if it has not this shape, or cannot be read."""
         # llama.cpp's converter writes a matrix of one row as a vector, and leaves a convolution's
         # axis of one channel out.
         if tensor.shape not in (shape, tuple([n for n in shape if n != 1])):
@@ -181,7 +202,7 @@ class GgufSource:
                 f"{tensor.file.path} has the tensor {scale!r}, a scale of a whole matrix beside "
                 "its blocks, which is not supported; take the file in another type."
             )
-        return tensor, (expert or 0) * math.prod(part.shape[:-1])
+        return tensor
 
     def _blocks(
         self, part: Part, tensor: GgufTensor, start: int
@@ -189,10 +210,13 @@ class GgufSource:
         """The bytes of rows [part.start, part.stop), counted from row `start` of the tensor, in the
         order that transformers has."""
         head = self._reordered_head(part)
-        if head is not None and len(part.shape) == 1:
-            row = next(self._read(tensor, 0, 1, 1))
-            item = tensor.row_bytes // part.shape[0]
-            yield row.reshape(-1, item)[_transformers_order(part.shape[0], head)].reshape(1, -1)
+        if len(part.shape) == 1:
+            line, first = (start, 0) if len(tensor.shape) > 1 else (0, start)
+            row = next(self._read(tensor, line, line + 1, 1))
+            values = row.reshape(tensor.shape[-1], -1)[first : first + part.shape[0]]
+            if head is not None:
+                values = values[_transformers_order(len(values), head)]
+            yield values.reshape(1, -1)
             return
         unit = head or 1
         rows = BLOCK_VALUES // tensor.shape[-1]
