@@ -41,15 +41,16 @@ def tell_mix(
     import msgspec
 
     from ockham.cli.machine import measure_limits
-    from ockham.plan.machines import cheapest_mix, parse_machines
+    from ockham.plan.machines import cheapest_mix, check_target, parse_machines
     from ockham.plan.simulation import measured_rates, prompted
 
     if machine_file is not None:
         raise ConfigError("--machine plans for one machine, --machines for a mix; give one.")
     if rate is None:
         raise ConfigError("--machines serve a load: give its requests in a second with --rate.")
-    target = {floor.metric.replace("e2e", "end"): floor.value for floor in floors.every}
+    target = {floor.metric: floor.value for floor in floors.every}
     machines = parse_machines(prices)
+    check_target(target)
     mix = cheapest_mix(
         base,
         machines,

@@ -132,11 +132,11 @@ OFF = "off"
     help="Write a page with the frontier and all that was looked at.",
 )
 @overwrite_option
-@option("--json", "as_json", is_flag=True, help="Write the plan as one JSON object.")
+@option("--json", "as_json", is_flag=True, help="Write the plan on stdout as one JSON object.")
 @option("--explain", is_flag=True, help="Say of each configuration and choice what became of it.")
 @option(
     "--rounds",
-    type=Integer(),
+    type=Integer(0),
     default=3,
     show_default=True,
     help="In which default and chosen are timed in turns, at the end; 0 times nothing.",
@@ -206,6 +206,10 @@ def plan(
     for path in (output, page_file):
         if path is not None:
             check_output(path, overwrite)
+    if output is not None and page_file is not None and _same_file(output, page_file):
+        raise ConfigError(f"--output and --html both name {output}; name two files.")
+    if machine_prices is not None and (output is not None or page_file is not None):
+        raise ConfigError("--machines tells a mix, and writes no file; leave -o and --html out.")
     seconds = _seconds(time_limit)
     _check_scipy()
     from ockham.plan.machines import read_machine
@@ -236,12 +240,10 @@ def plan(
         beside=beside,
         api_key=api_key,
     )
-    _write(made, output, page_file, overwrite)
+    _tell(made, as_json, explain)  # first: a full disk takes nothing from it
     if keep_plan and machine is None and not made.missed and _same_settings(base):
-        from ockham.plan.keeping import keep
-
-        keep(made, base.revision)
-    _tell(made, as_json, explain)
+        _keep(made, base.revision)
+    _write(made, output, page_file, overwrite)
     if made.missed:
         sys.exit(1)
 
@@ -303,6 +305,10 @@ def _made(
             tell=say,
             wait=(lambda: None) if watched is None else watched.wait,
         ).make()
+    except KeyboardInterrupt:
+        if log.is_kept:
+            say("Stopped. The next plan takes over the measurements that were made.")
+        raise
     finally:
         log.close()
         if watched is not None:
@@ -385,7 +391,8 @@ def _floors(text: str, base: EngineConfig) -> Floors:
 
 def _space(base: EngineConfig, vary: str | None, also: tuple[str, ...]) -> Space:
     from ockham.kernels.cores import allowed_cores
-    from ockham.plan.space import space_of
+    from ockham.model.loading import plan_model
+    from ockham.plan.space import Point, space_of
 
     given: dict[str, list[Any]] = {}
     for pair in also:
@@ -395,6 +402,9 @@ def _space(base: EngineConfig, vary: str | None, also: tuple[str, ...]) -> Space
         setting = name.strip().replace("-", "_")
         given.setdefault(setting, []).append(_value(value.strip()))
     space = space_of(base, cores=allowed_cores(), also=given)
+    for setting, values in given.items():
+        for value in values:  # what cannot be had alone is not found out after minutes
+            plan_model(Point(((setting, value),)).config(base)).source.close()
     if vary is not None:
         names = [name.strip().replace("-", "_") for name in vary.split(",") if name.strip()]
         space = space.only(names)
@@ -443,13 +453,34 @@ def _same_settings(base: EngineConfig) -> bool:
     return base == plain
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths name one regular file, or one that is not there yet."""
+    place = os.path.realpath(one)
+    return place == os.path.realpath(other) and (os.path.isfile(place) or not os.path.exists(place))
+
+
+def _keep(made: Plan, revision: str | None) -> None:
+    """Keep a plan for --auto; one that cannot be kept is a plan nevertheless."""
+    from ockham.plan.keeping import keep
+
+    try:
+        keep(made, revision)
+    except ConfigError as error:
+        say(f"The plan is made, but {error}")
+
+
 def _write(made: Plan, output: Path | None, page_file: Path | None, overwrite: bool) -> None:
     from ockham.plan.report import page, settings_yaml
 
-    if output is not None:
-        write_output(output, settings_yaml(made).encode(), overwrite)
-    if page_file is not None:
-        write_output(page_file, page(made).encode(), overwrite)
+    refused = []
+    for path, text in ((output, settings_yaml), (page_file, page)):
+        if path is not None:
+            try:
+                write_output(path, text(made).encode(), overwrite)
+            except ConfigError as error:
+                refused.append(str(error))
+    if refused:
+        raise ConfigError(" ".join(refused))
 
 
 def _tell(made: Plan, as_json: bool, explain: bool) -> None:

@@ -297,6 +297,10 @@ def check_output(path: Path, overwrite: bool = False) -> None:
     try:
         facts = target.stat()
     except FileNotFoundError:
+        if not os.access(target.parent, os.W_OK):
+            raise ConfigError(
+                f"{path} cannot be written: no file may be made in {target.parent}."
+            ) from None
         return
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror}).") from error

@@ -7,6 +7,7 @@ as a journal does is refused, and stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import msgspec
 
 from ockham.core.errors import ConfigError
-from ockham.core.owned_files import USUAL_FILE, NotOurs, open_own
+from ockham.core.owned_files import USUAL_FILE, open_own
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -55,8 +56,9 @@ class Journal(Generic[R]):
             descriptor = open_own(os.path.realpath(path), os.O_RDWR | os.O_CREAT, USUAL_FILE)
             self._file = os.fdopen(descriptor, "r+b")
         except OSError as error:
-            reason = error.strerror if isinstance(error, NotOurs) else error
-            raise ConfigError(f"{path} cannot be used to resume ({reason}).") from error
+            raise ConfigError(
+                f"{path} cannot be a file of {what} ({error.strerror}); name another with {flag}."
+            ) from error
         try:
             stored = self._file.read()
             whole = stored[: stored.rfind(b"\n") + 1]
@@ -66,11 +68,16 @@ class Journal(Generic[R]):
                 raise ConfigError(f"{path} is no file of {what}; name another with {flag}.")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
-        except BaseException:
-            self._file.close()
+            if not whole:
+                self._write(head)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # what could not be written is not there
+                self._file.close()
+            if isinstance(error, OSError):
+                raise ConfigError(
+                    f"{path} cannot be written ({error.strerror}); name another with {flag}."
+                ) from error
             raise
-        if not whole:
-            self._write(head)
 
     def add(self, result: R) -> None:
         """Keep a result; it is in the operating system's hands when this returns."""

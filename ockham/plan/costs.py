@@ -104,10 +104,11 @@ class Costs:
             "joules": joules_of(moved) / len(played.requests),
             "tokens_per_second": own["tokens_per_s"],
         }
-        for name, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("e2e", "end")):
-            for percent in (50, 95, 99):
-                if f"{theirs}_p{percent}" in own:
-                    figures[f"{name}_p{percent}"] = own[f"{theirs}_p{percent}"]
+        for name in (
+            f"{of}_p{percent}" for of in ("ttft", "tpot", "e2e") for percent in (50, 95, 99)
+        ):
+            if name in own:
+                figures[name] = own[name]
         return figures
 
     def _rates_of(self, config: EngineConfig) -> Rates:

@@ -73,6 +73,11 @@ class Log:
         self._path, self._warn, self._writes = path, warn, path is not None
         self.records: list[Record] = list(self._journal.results)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a file that the next plan finds it all in."""
+        return self._writes
+
     def add(self, record: Record) -> None:
         """Keep a record, in the file too as long as it can be written."""
         self.records.append(record)

@@ -32,7 +32,7 @@ from ockham.plan.simulation import Prompted, simulate
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-LATENCIES = ("ttft", "tpot", "end", "queue")
+LATENCIES = ("ttft", "tpot", "e2e", "queue")
 """What targets are set for, by the names of `Played.figures`."""
 SLICES = 8
 """Of each bucket's rate."""
@@ -179,7 +179,7 @@ class Priced:
 
 def parse_machines(text: str) -> list[Priced]:
     """Machines with their prices, as in `a.json:0.10,b.json:0.35`. Raises ConfigError."""
-    found = []
+    found: list[Priced] = []
     for part in filter(None, (each.strip() for each in text.split(","))):
         path, colon, price = part.rpartition(":")
         try:
@@ -190,7 +190,13 @@ def parse_machines(text: str) -> list[Priced]:
             raise ConfigError(
                 f"{part!r} must name a file and a price for an hour, such as a.json:0.10."
             )
-        found.append(Priced(read_machine(Path(path)), per_hour))
+        machine = read_machine(Path(path))
+        if machine.name in (each.machine.name for each in found):
+            raise ConfigError(
+                f"two machines are called {machine.name!r}, by the names of their files; give "
+                "each another name."
+            )
+        found.append(Priced(machine, per_hour))
     if not found:
         raise ConfigError("no machine is named; write a.json:0.10,b.json:0.35.")
     return found

@@ -45,8 +45,8 @@ BUSY = 0.1
 ITEMS = 40
 """Of each task that a floor names."""
 PREDICT_SHARE, SEARCH_SHARE = 0.35, 0.75
-"""Of a plan's time: until then choices are predicted alone, and searched among. The rest is for the
-measurement of what was found."""
+"""Until then choices are predicted alone, of the time that the exact configuration's answers have
+left; and searched among, of the whole. The rest is for the measurement of what was found."""
 ROUNDS = 3
 """In which default and chosen are measured in turns."""
 
@@ -141,9 +141,12 @@ class Planner:
     def _answers(self, engine: Engine, requests: Prompted) -> dict[str, list[int]]:
         """What the exact configuration says greedily, by request."""
         found: dict[str, list[int]] = {}
+        ends = self._until(1.0)
 
         def done(output: RequestOutput) -> None:
             found[output.request_id] = list(output.outputs[0].token_ids)
+            if ends is not None and time.monotonic() > ends:
+                raise OutOfTime
 
         def asked() -> Iterator[EngineRequest]:
             for request, tokens in requests:
@@ -250,7 +253,7 @@ class Planner:
             verify=verify,
             items=ITEMS,
             measure=costs.measure if wanted.rounds else None,
-            predict_until=self._until(PREDICT_SHARE),
+            predict_until=self._until(PREDICT_SHARE, time.monotonic()),
             pause=self._pause,
             tell=self.tell,
         )
@@ -389,10 +392,12 @@ class Planner:
     def _limit(self, share: float) -> None:
         self._ends = self._until(share)
 
-    def _until(self, share: float) -> float | None:
-        """When this share of the time is over."""
-        time_s = self.wanted.time_s
-        return None if time_s is None else self._began + share * time_s
+    def _until(self, share: float, since: float | None = None) -> float | None:
+        """When this share of the time is over, or of what is left of it since then."""
+        if self.wanted.time_s is None:
+            return None
+        begin = self._began if since is None else since
+        return begin + share * (self._began + self.wanted.time_s - begin)
 
     def _pause(self) -> None:
         """Wait for others; end if the time is up."""
@@ -418,12 +423,25 @@ def explain(
     """Why this configuration, in sentences."""
     words = []
     if found.ended == OUT_OF_TIME:
-        words.append(
-            f"The time of {wanted.time_s:.0f} s was up before all that may pay was decided; run it "
-            "again with the same --log to go on."
-        )
+        if found.unpredicted:
+            words.append(
+                f"The time of {wanted.time_s:.0f} s was up before {found.unpredicted} of "
+                f"{searching.space.size} choices were predicted; give the plan more --time, or "
+                "fewer --requests."
+            )
+        else:
+            words.append(
+                f"The time of {wanted.time_s:.0f} s was up before all that may pay was decided; "
+                "run it again with the same --log to go on."
+            )
     if not chosen.changes:
-        words.append("Nothing beats the default above the floor.")
+        above = " above the floor" if wanted.floors.every else ""
+        if slow:
+            words.append("Nothing that was found keeps to the floor, so that the default stays.")
+        elif found.ended == OUT_OF_TIME:
+            words.append(f"Nothing that was decided beats the default{above}.")
+        else:
+            words.append(f"Nothing beats the default{above}.")
     else:
         told = f"{chosen} takes {1 / gain:.2f} of the default's {wanted.goal}, as predicted"
         if measured is not None:

@@ -119,7 +119,7 @@ class Played(msgspec.Struct, kw_only=True):
         spreads = {
             "ttft": self.ttft,
             "tpot": self.tpot,
-            "end": self.end_to_end,
+            "e2e": self.end_to_end,
             "queue": self.queueing,
         }
         found = {

@@ -88,11 +88,20 @@ def explained(plan: Plan) -> list[str]:
     lines = []
     for each in [plan.default, plan.chosen, *plan.tried]:
         goal = each.predicted.get(plan.goal)
-        share = "" if goal is None else f" {goal / plan.default.predicted[plan.goal]:.2f} of it;"
-        why = f": {each.why}" if each.why else ""
-        lines.append(f"{each.verdict}: {each.point};{share}{_told_quality(each.quality)}{why}")
-    lines += [f"left out: {name}: {why}" for name, why in plan.left_out.items()]
+        base = plan.default.predicted[plan.goal]
+        share = "" if goal is None else f": {goal / base:.2f} of the default's {plan.goal}"
+        why = f"; {each.why}" if each.why else ""
+        lines.append(f"{each.verdict}: {each.point}{share}{_told_quality(each.quality)}{why}")
+    lines += [f"left out: {names}: {why}" for names, why in _left_out(plan)]
     return lines
+
+
+def _left_out(plan: Plan) -> list[tuple[str, str]]:
+    """The choices that were not gone into, those with the same reason together."""
+    alike: dict[str, list[str]] = {}
+    for name, why in plan.left_out.items():
+        alike.setdefault(why, []).append(name)
+    return [(", ".join(names), why) for why, names in alike.items()]
 
 
 def page(plan: Plan) -> str:
@@ -129,7 +138,7 @@ def page(plan: Plan) -> str:
         "<h2>Every configuration that was looked at</h2>",
         _tried_table(points, plan),
         "<h2>Choices that were not gone into</h2>",
-        _table(["choice", "why"], list(plan.left_out.items())),
+        _table(["choice", "why"], _left_out(plan)),
     ]
     body = "\n".join(parts)
     return (

@@ -52,6 +52,7 @@ UNSEEN = (
     "floors of tasks alone to have it tried"
 )
 OUT_OF_TIME = "the time was up"
+UNPREDICTED = "the time was up before it was predicted"
 
 Predict = Callable[[Point], Figures]
 """The predicted figures of a configuration. Raises OckhamError where it cannot run, or cannot be
@@ -90,6 +91,11 @@ class Found:
     """Where no configuration keeps to the bounds on speed: the one that misses them least."""
     misses: str = ""
 
+    @property
+    def unpredicted(self) -> int:
+        """Choices that nothing is known of, as the time was up."""
+        return sum(why == UNPREDICTED for why in self.left_out.values())
+
 
 @dataclass(slots=True)
 class Searching:
@@ -112,7 +118,7 @@ class Searching:
     measure: Callable[[Point], Figures] | None = None
     """Runs a configuration; None where nothing can be timed."""
     predict_until: float | None = None
-    """The time (`time.monotonic`) after which no further choice is predicted alone."""
+    """The time (`time.monotonic`) after which no further choice is predicted alone, if one pays."""
     pause: Callable[[], None] = lambda: None
     tell: Callable[[str], None] = lambda line: None
     figures: dict[Point, Figures] = field(default_factory=dict)
@@ -191,16 +197,23 @@ class Searching:
         """The choices that pay alone, with the share of the goal that is left."""
         pays: dict[Point, float] = {}
         slow = self._slow(default)
+        late = False
         for single in _in_turn(self.space):
-            if self.predict_until is not None and time.monotonic() > self.predict_until:
-                found.left_out[str(single)] = "the time was up before it was predicted"
-                found.ended = OUT_OF_TIME
+            if late:
+                found.left_out[str(single)] = UNPREDICTED
                 continue
             (change,) = single.changes
             if self.space.choice(*change).chooses and not self._seen_by_tasks:
                 found.left_out[str(single)] = UNSEEN
                 continue
-            figures = self.figures_of(single)
+            try:
+                if pays:  # else there is nothing to search among yet
+                    self._check_predicting()
+                figures = self.figures_of(single)
+            except OutOfTime:
+                late, found.ended = True, OUT_OF_TIME
+                found.left_out[str(single)] = UNPREDICTED
+                continue
             if figures is None:
                 found.left_out[str(single)] = self.refused[single]
                 continue
@@ -216,8 +229,15 @@ class Searching:
                 found.left_out[str(single)] = "it is approximate, and no floor of quality is stated"
                 continue
             pays[single] = share
-        self.tell(f"{len(pays)} of {len(pays) + len(found.left_out)} choices pay alone")
+        unseen = found.unpredicted
+        rest = f"; the time was up before {unseen} more were predicted" if unseen else ""
+        seen = len(pays) + len(found.left_out) - unseen
+        self.tell(f"{len(pays)} of {seen} choices pay alone{rest}")
         return pays
+
+    def _check_predicting(self) -> None:
+        if self.predict_until is not None and time.monotonic() > self.predict_until:
+            raise OutOfTime
 
     def _pool(self, default: Figures, pays: dict[Point, float], found: Found) -> list[Candidate]:
         """The combinations, with the goal that their parts let expect."""

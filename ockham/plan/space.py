@@ -83,6 +83,11 @@ class Space(msgspec.Struct, frozen=True):
     choices: dict[str, tuple[Choice, ...]]
     refused: dict[tuple[str, str], str]
 
+    @property
+    def size(self) -> int:
+        """How many choices there are."""
+        return sum(map(len, self.choices.values()))
+
     def choice(self, setting: str, value: Value) -> Choice:
         """The choice of a change. Raises KeyError for one that the space does not have."""
         for each in self.choices.get(setting, ()):

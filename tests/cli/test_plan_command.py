@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("--workload", "chat", "--machines", "a.json:1"), "--rate"),
         (("--workload", "chat", "--machines", "a.json", "--rate", "1"), "a price for an hour"),
         (("--workload", "chat", "--machine", "none.json"), "cannot be read"),
+        (("--workload", "chat", "--also", "kv_cache_dtype=int3"), "int3"),
+        (("--workload", "chat", "-o", "new", "--html", "./new"), "name two files"),
+        (("--workload", "chat", "--log", "."), "cannot be a file of a plan's log"),
+        (("--workload", "chat", "--machines", "a.json:1", "-o", "new.yaml"), "writes no file"),
         (("--workload", "chat", "--beside", "http://127.0.0.1:9"), "does not say whether"),
     ],
 )
@@ -67,6 +73,56 @@ def test_a_file_is_not_replaced_unless_asked(model: str, tmp_path: Path) -> None
     result = call(model, "--workload", "chat", "-o", str(path))
     assert result.exit_code == 2
     assert path.read_text() == "mine"
+
+
+def test_a_plan_is_told_where_its_files_cannot_be_written(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCKHAM_CACHE", str(tmp_path))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ockham.core.owned_files._write_new", full)
+    monkeypatch.setattr("ockham.plan.keeping.write_own", full)
+    workload = tmp_path / "mine.jsonl"
+    workload.write_text(json.dumps({"id": "r", "prompt": "def f(x):", "max_tokens": 2}) + "\n")
+    result = call(
+        model,
+        *("--workload", str(workload), "--vary", "max_num_seqs", "--rounds", "0"),
+        *("--threads", "1", "-o", str(tmp_path / "a"), "--html", str(tmp_path / "b")),
+    )
+    assert result.exit_code == 2, result.output
+    assert "chosen: " in result.stdout
+    assert "cannot be kept for --auto" in result.stderr
+    assert f"{tmp_path / 'a'} cannot be written (No space left" in result.stderr
+    assert f"{tmp_path / 'b'} cannot be written (No space left" in result.stderr
+
+
+def test_a_model_among_the_choices_must_be_there(model: str) -> None:
+    result = call(model, "--workload", "chat", "--also", "model=/nowhere")
+    assert result.exit_code == 1
+    assert "there is no directory '/nowhere'" in result.output
+
+
+def test_rounds_are_not_negative(model: str) -> None:
+    result = call(model, "--workload", "chat", "--rounds", "-1")
+    assert result.exit_code == 2
+    assert "at least 0" in result.output
+
+
+def test_a_plan_that_is_stopped_says_that_its_log_stands(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("OCKHAM_CACHE", str(tmp_path))
+    monkeypatch.setattr("ockham.plan.planning.Planner.make", stop)
+    result = call(model, "--workload", "chat")
+    assert "The next plan takes over" in result.output
+    result = call(model, "--workload", "chat", "--log", "off")
+    assert "The next plan" not in result.output
 
 
 def test_a_plan_is_written_told_and_taken(

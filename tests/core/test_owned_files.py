@@ -224,6 +224,16 @@ def test_an_output_replaces_a_file_only_if_that_is_asked(tmp_path: Path) -> None
     assert (tmp_path / "empty").read_bytes() == b"four"
 
 
+def test_a_directory_that_takes_no_file_is_found_out_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    with pytest.raises(ConfigError, match="no file may be made in"):
+        check_output(tmp_path / "new")
+    (tmp_path / "old").write_bytes(b"")
+    check_output(tmp_path / "old")  # it is there to be written into
+
+
 def test_an_output_may_be_no_file_and_waits_for_nobody(tmp_path: Path) -> None:
     write_output(Path(os.devnull), b"gone")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)

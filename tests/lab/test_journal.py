@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -69,8 +71,17 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no file of an evaluation"):
         numbers(path)
     assert path.read_text() == "my notes\nof today\n"
-    with pytest.raises(ConfigError, match="cannot be used to resume"):
+    with pytest.raises(ConfigError, match="cannot be a file of an evaluation"):
         numbers(tmp_path / "missing" / "run.jsonl")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Journal, "_write", full)
+    with pytest.raises(ConfigError, match=r"run\.jsonl cannot be written \(No space left"):
+        numbers(tmp_path / "run.jsonl")
 
 
 def test_without_a_path_nothing_is_written() -> None:

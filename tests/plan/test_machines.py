@@ -112,6 +112,8 @@ def test_machines_and_prices_are_read(tmp_path: Path) -> None:
     for wrong in (f"{one}", f"{one}:free", f"{one}:-1", f"{one}:0", f"{one}:inf", f"{one}:nan"):
         with pytest.raises(ConfigError, match="must name a file and a price"):
             parse_machines(wrong)
+    with pytest.raises(ConfigError, match="two machines are called 'a'"):
+        parse_machines(f"{one}:0.10,{one}:0.35")
     with pytest.raises(ConfigError, match="no machine is named"):
         parse_machines(",")
 

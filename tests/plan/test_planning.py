@@ -163,6 +163,7 @@ def test_floors_that_nothing_meets_are_told(base: EngineConfig) -> None:
     missed = planned(base, "memory<=1000", vary=("max_num_seqs",))
     assert any("misses memory<=1000 (" in line for line in missed.words)
     assert missed.missed
+    assert "Nothing that was found keeps to the floor, so that the default stays." in missed.words
     assert not planned(base, "", vary=("max_num_seqs",)).missed
 
 
@@ -171,6 +172,11 @@ def test_the_time_is_kept_to(base: EngineConfig) -> None:
     short = planned(base, "kl<=0.05", vary=("kv_cache_dtype", "quantization", "keep"), seconds=3)
     assert time.monotonic() - began < 15  # a step of the plan is not cut
     assert short.ended in ("the time was up", "all that may pay was decided")
+
+
+def test_too_little_time_is_told(base: EngineConfig) -> None:
+    with pytest.raises(ConfigError, match="not enough to answer the workload even once"):
+        planned(base, "", seconds=1e-6)
 
 
 def test_a_workload_that_no_context_holds_is_refused(base: EngineConfig) -> None:

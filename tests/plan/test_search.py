@@ -219,6 +219,30 @@ def test_what_was_found_stands_when_the_time_is_up(tmp_path: Path) -> None:
     assert found.holding[0].point == Point() or found.holding[0].verdict == "holds"
 
 
+def test_choices_that_were_not_predicted_in_time_are_told_apart(tmp_path: Path) -> None:
+    space = space_of({"max_num_seqs": 2, "keep": 4})
+    world = World(1, space)
+    world.cost = dict.fromkeys(world.cost, 1.2)
+    told: list[str] = []
+    search = searching(world, space, parse_floors("kl<=0.02", []), tmp_path)
+    search.tell = told.append
+    search.predict_until = 0.0  # it is over, and as nothing pays yet, there is nothing else to do
+    assert search.run().unpredicted == 0
+    assert told == ["0 of 6 choices pay alone"]
+    told.clear()
+    world.cost["max_num_seqs", 1] = 0.5
+    search.figures = {Point(): search.figures[Point()]}
+    assert search.run().unpredicted == 5
+    assert told[0] == "1 of 1 choices pay alone; the time was up before 5 more were predicted"
+
+    def late() -> None:
+        raise OutOfTime
+
+    search.pause, search.figures = late, {Point(): search.figures[Point()]}
+    found = search.run()
+    assert (found.unpredicted, found.ended) == (6, "the time was up")
+
+
 def test_what_cannot_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
     space = space_of({"max_num_seqs": 2})
     search = searching(World(0, space), space, Floors(), tmp_path)

@@ -47,7 +47,7 @@ def _requests(path: Path, vocabulary: int) -> Iterator[Request]:
             else:
                 yield msgspec.convert(value, Request)
         except (msgspec.ValidationError, ConfigError) as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from error
+            raise ConfigError(f"{path}, line {number}: {str(error).rstrip('.')}.") from error
 
 
 def request_of(line: TraceLine, name: str, vocabulary: int) -> Request:
