@@ -1,7 +1,7 @@
 """What the log looks like: lines for people, or one JSON object a line for programs.
 
 The process of a server calls `set_up` once. The engine's process calls `set_up_like_parent`, which
-does the same if the server writes JSON.
+does the same for the engine's own lines.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def leave_word(form: str, level: str) -> None:
 
 
 def set_up_like_parent() -> None:
-    """Write JSON if the process that started this one does."""
-    if os.environ.get(FORMAT_VARIABLE) == "json":
+    """Write lines as the process that started this one does, if it left word how."""
+    form = os.environ.get(FORMAT_VARIABLE)
+    if form in FORMATS:
         levels = logging.getLevelNamesMapping()
         level = levels.get(os.environ.get(LEVEL_VARIABLE, "").upper(), logging.INFO)
-        set_up("json", {"ockham": level})
+        set_up(form, {"ockham": level})
 
 
 def of_request(name: str) -> dict[str, Any]:

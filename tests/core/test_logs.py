@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 
-from ockham.core.logs import JsonLines, of_request, request_id
+import pytest
+
+from ockham.core.logs import JsonLines, leave_word, of_request, request_id, set_up_like_parent
 
 
 def line(message: str, *args: object, **more: object) -> dict[str, object]:
@@ -46,3 +48,30 @@ def test_an_exception_is_a_field() -> None:
         found = line("x", exc_info=sys.exc_info(), fields={"odd": object})
     assert "ValueError: wrong" in str(found["exception"])
     assert "object" in str(found["odd"])
+
+
+@pytest.mark.parametrize("form", ["text", "json", None])
+def test_the_engine_writes_lines_as_its_server_does(
+    form: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("OCKHAM_LOG_FORMAT", "OCKHAM_LOG_LEVEL", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")  # and put back afterwards
+    loggers = [logging.getLogger(name) for name in (None, "ockham")]
+    before = [(each, each.level, [*each.handlers], each.propagate) for each in loggers]
+    if form is not None:
+        leave_word(form, "info")
+    try:
+        set_up_like_parent()
+        logging.getLogger("ockham.engine").info("Guard: it is tried.")
+        said = capsys.readouterr().err
+    finally:
+        logging.captureWarnings(False)
+        for each, level, handlers, propagates in before:
+            each.setLevel(level)
+            each.handlers[:], each.propagate = handlers, propagates
+    if form == "json":
+        assert json.loads(said)["level"] == "info"
+    elif form == "text":
+        assert said.endswith(" I Guard: it is tried.\n")
+    else:
+        assert said == ""
