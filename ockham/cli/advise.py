@@ -118,7 +118,8 @@ def told(found: Advice, what: str) -> list[str]:
 
 def _family(family: Family, width: int) -> list[str]:
     """What is saved, the verdict, and the techniques."""
-    said = [f"{PAYS[family.pays]:<8} {family.verdict}"]
+    verdict = family.verdict.removeprefix("pays ") if family.pays else family.verdict
+    said = [f"{PAYS[family.pays]:<8} {verdict}"]
     for kind in ("exact", "approximate"):
         names = getattr(family, kind)
         if names:

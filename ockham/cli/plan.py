@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,6 +288,7 @@ def _made(
         rounds=rounds if machine is None else 0,
     )
     there = (lambda rates: rates) if machine is None else rates_there(machine, base)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         return Planner(
             wanted,
@@ -310,9 +312,15 @@ def _made(
             say("Stopped. The next plan takes over the measurements that were made.")
         raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         log.close()
         if watched is not None:
             watched.close()
+
+
+def _end(*_: object) -> None:
+    """End as after an error, so that no distributions stay in the directory of temporary files."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def first_sessions(requests: list[Request], most: int) -> list[Request]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,25 @@ def test_a_plan_that_is_stopped_says_that_its_log_stands(
     assert "The next plan takes over" in result.output
     result = call(model, "--workload", "chat", "--log", "off")
     assert "The next plan" not in result.output
+
+
+def test_a_plan_that_is_terminated_removes_its_temporary_files(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*_: object) -> None:
+        assert len([*tmp_path.glob("ockham-plan-*")]) == 1
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setenv("OCKHAM_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("ockham.plan.planning.Planner.judge", judge)
+    before = signal.getsignal(signal.SIGTERM)
+    workload = tmp_path / "mine.jsonl"
+    workload.write_text(json.dumps({"id": "r", "prompt": "def f(x):", "max_tokens": 2}) + "\n")
+    result = call(model, "--workload", str(workload), "--floor", "kl<=1", "--threads", "1")
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert not [*tmp_path.glob("ockham-plan-*")]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_plan_is_written_told_and_taken(
