@@ -425,9 +425,9 @@ def explain(
     if found.ended == OUT_OF_TIME:
         if found.unpredicted:
             words.append(
-                f"The time of {wanted.time_s:.0f} s was up before {found.unpredicted} of "
-                f"{searching.space.size} choices were predicted; give the plan more --time, or "
-                "fewer --requests."
+                f"The part of {wanted.time_s:.0f} s in which choices are predicted was over before "
+                f"{found.unpredicted} of {searching.space.size} were; give the plan more --time, "
+                "or fewer --requests."
             )
         else:
             words.append(

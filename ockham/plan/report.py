@@ -86,7 +86,8 @@ def told(plan: Plan) -> list[str]:
 def explained(plan: Plan) -> list[str]:
     """Every configuration that was looked at, and every choice that was left out, with why."""
     lines = []
-    for each in [plan.default, plan.chosen, *plan.tried]:
+    first = [plan.chosen] if plan.is_default else [plan.default, plan.chosen]
+    for each in [*first, *plan.tried]:
         goal = each.predicted.get(plan.goal)
         base = plan.default.predicted[plan.goal]
         share = "" if goal is None else f": {goal / base:.2f} of the default's {plan.goal}"
