@@ -88,7 +88,10 @@ void check_state(const StepView& step, const Planes& planes) {
         refuse("the step has rows of " + std::to_string(step.groups.size()) + " groups, and there are " +
                std::to_string(groups) + " groups of layers.");
     for (int64_t g = 0; g < groups; ++g) {
-        if (planes.groups()[g].page_tokens != step.page_tokens)
+        const GroupShape& shape = planes.groups()[g];
+        // Of a chunk of tokens that fills a page one row may be kept, at its end.
+        const bool ends = shape.row_floats > 0 && shape.page_tokens == 1;
+        if (shape.page_tokens != step.page_tokens && !ends)
             refuse("the step has pages of " + std::to_string(step.page_tokens) +
                    " tokens, the planes of " + std::to_string(planes.groups()[g].page_tokens) +
                    ".");
@@ -99,7 +102,7 @@ void check_state(const StepView& step, const Planes& planes) {
             if (table.starts[s] < 0 || table.starts[s] > table.starts[s + 1] ||
                 table.starts[s + 1] > table.length)
                 refuse("the page tables of the step do not add up.");
-        const int64_t slots = planes.slots(g);
+        const int64_t slots = ends ? shape.pages * step.page_tokens : planes.slots(g);
         // Of a layer without keys and values not every row is kept.
         const bool all = planes.groups()[g].row_floats == 0;
         for (int64_t row = 0; row < step.rows; ++row)

@@ -103,7 +103,7 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
                           element_of(planes[0].attr("dtype")),
                           element_of(planes[count - 1].attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
-                          nb::cast<int64_t>(group.attr("page_tokens"))});
+                          nb::cast<int64_t>(group.attr("page_rows"))});
         if (count == 1) shapes.back().row_floats = shapes.back().head_dim;
         shapes.back().mirrors = mirrors_of(group.attr("mirrors"), shapes.back());
         shapes.back().books = books_of(group.attr("books"), shapes.back());

@@ -25,7 +25,9 @@ AttentionOutput::AttentionOutput(const Fields& fields)
       post_norm(fields.norm("post_norm")),
       residual_scale(fields.number("residual_scale")),
       stream_norm(fields.norm("stream_norm")),
-      shortcut(fields.optional_matrix("shortcut")) {}
+      shortcut(fields.optional_matrix("shortcut")),
+      gate(fields.none("gate") ? Stack() : fields.stack("gate")),
+      gate_norm(fields.norm("gate_norm")) {}
 
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
@@ -34,6 +36,8 @@ void AttentionOutput::check(Program& program) const {
     check_vector(bias, program.hidden, at("the output bias", layer));
     check_norm(post_norm, program.hidden, at("the post norm", layer));
     check_norm(stream_norm, program.hidden, at("the norm after the attention", layer));
+    check_norm(gate_norm, program.hidden, at("the norm before the gate", layer));
+    if (gate) check_dense(program, gate, width, program.hidden, at("the gate", layer));
     if (shortcut) check_matrix(shortcut, program.hidden, program.hidden, at("the shortcut", layer));
 }
 
@@ -43,8 +47,20 @@ void AttentionOutput::run(Run& run) const {
     const float* a = own.a.get<float>();
     for (int64_t first = 0; first < run.active.count; first += most_rows) {
         const int64_t rows = std::min(most_rows, run.active.count - first);
-        const Rows attended{rows, width, [&run, a, width, first](int64_t row, int) {
-                                return a + run.active.at(first + row) * width;
+        float* gates = nullptr;
+        if (gate) {
+            gates = own.gate_up.take<float>(rows * width);
+            product(run, gate, stream_rows(run, gate_norm, first, rows), gates, {}, first);
+            for_rows(run.pool, rows, width, [&](int64_t row, int) {
+                float* factors = gates + row * width;
+                run.kernels.logistic(factors, width);
+                const float* from = a + run.active.at(first + row) * width;
+                for (int64_t e = 0; e < width; ++e) factors[e] *= from[e];
+            });
+        }
+        const Rows attended{rows, width, [&run, a, gates, width, first](int64_t row, int) {
+                                return gates != nullptr ? gates + row * width
+                                                        : a + run.active.at(first + row) * width;
                             }};
         float* branch = own.branch.take<float>(rows * run.hidden);
         product(run, out, attended, branch, bias, first);

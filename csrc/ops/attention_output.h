@@ -18,6 +18,8 @@ struct AttentionOutput final : Operation {
     float residual_scale = 1.0f;
     Norm stream_norm;
     Stack shortcut;
+    Stack gate;  // of what attention gave
+    Norm gate_norm;
 
     AttentionOutput() = default;
     explicit AttentionOutput(const Fields& fields);

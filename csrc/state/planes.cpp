@@ -269,6 +269,15 @@ LayerPlane Planes::layer(int64_t layer) const {
     return plane(group, index_of(group, layer));
 }
 
+LayerPlane Planes::layer(int64_t layer, int64_t group) const {
+    const bool known = group >= 0 && group < static_cast<int64_t>(shapes_.size());
+    const int64_t index = known ? index_of(group, layer) : 0;
+    if (!known || index == static_cast<int64_t>(shapes_[static_cast<size_t>(group)].layers.size()))
+        throw std::invalid_argument("the planes of layer " + std::to_string(layer) +
+                                    " belong to another group.");
+    return plane(group, index);
+}
+
 int64_t Planes::group_of(int64_t layer) const {
     for (size_t group = 0; group < shapes_.size(); ++group)
         for (int64_t held : shapes_[group].layers)

@@ -106,6 +106,8 @@ class Planes {
     const std::vector<GroupShape>& groups() const { return shapes_; }
     // Throws std::invalid_argument if no group holds the layer.
     LayerPlane layer(int64_t layer) const;
+    // That of a layer in one of the groups that hold it.
+    LayerPlane layer(int64_t layer, int64_t group) const;
     // The group that holds a layer.
     int64_t group_of(int64_t layer) const;
 

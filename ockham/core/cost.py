@@ -87,9 +87,8 @@ class OperationCost(msgspec.Struct, frozen=True):
     gate_values: int = 0
     """Values of a row that enter an activation product."""
     attention: AttentionCost | None = None
-    keeps: int | None = None
-    """The group of layers in which it keeps a row of floats of each token, where it does not
-    attend."""
+    keeps: tuple[int, ...] = ()
+    """The groups of layers in which it keeps rows of floats, where it does not attend."""
 
 
 class Share(NamedTuple):
@@ -287,7 +286,7 @@ def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]
         for op in operations
         if op.attention is not None and op.attention.group == number
     ]
-    layers = len(found) + sum(op.keeps == number for op in operations)
+    layers = len(found) + sum(number in op.keeps for op in operations)
     return msgspec.structs.replace(
         group,
         layers=layers,

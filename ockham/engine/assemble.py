@@ -158,7 +158,9 @@ class Assembly:
         self.techniques.layers = layer_attention(self.model.program)
         self.techniques.sees_whole_past = described.dual_chunk
         self.techniques.passes = described.passes
-        if described.dual_chunk or described.passes > 1:
+        self.branching = not any(layout.spec.ends for layout in self.model.layouts)
+        """Whether rows of a draft may have several that follow them."""
+        if described.dual_chunk or described.passes > 1 or not self.branching:
             self._check_every_cell()
         self.patterns = Patterns(
             self.techniques, self.techniques.groups, Summaries(plan, self.model.layouts)
@@ -323,7 +325,7 @@ class Assembly:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
-        return Speculation(config, drafters, self.clock)
+        return Speculation(config, drafters, self.clock, chains=not self.branching)
 
     # -- for the engine ------------------------------------------------------------------------
 
@@ -374,9 +376,11 @@ class Assembly:
         if self.approximate:
             raise ConfigError(
                 f"reuse {next(iter(self.approximate))!r} puts state of other positions in place, "
-                "which neither dual chunk attention nor layers that run several times can; leave "
-                "it out."
+                "which dual chunk attention, layers that run several times and recurrent layers "
+                "cannot go on from; leave it out."
             )
+        if self.model.description.deltas is not None:
+            return  # what attention drops is nothing to the other layers
         try:
             self.techniques.keeping(
                 Request(request_id="", prompt_token_ids=[], params=SamplingParams())

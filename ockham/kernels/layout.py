@@ -1,14 +1,12 @@
 """What a layer keeps of a sequence, and how much of it a backend holds: `StateSpec`, `GroupLayout`.
 
-Layers with equal specs form a group, which has a pool of its own. A *paged* state has one entry in
-each plane for every cell; a *recurrent* one has one entry for a whole sequence, which every token
-changes.
+Layers with equal specs form a group, which has a pool of its own. A state is in pages: it has one
+entry in each plane for every cell, or for what all cells up to a page's end have left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -86,14 +84,15 @@ class PlaneSpec(msgspec.Struct, frozen=True):
 
 
 class StateSpec(msgspec.Struct, frozen=True):
-    """What one layer keeps. `window` is the number of latest cells that a row sees, None for all;
-    a recurrent state has none. `of_pass` is the pass through layers that run several times whose
-    rows alone have cells (`Recurse`), counted from 0; None where every row has one."""
+    """What one layer keeps, in pages. `window` is the number of latest cells that a row sees, None
+    for all. `of_pass` is the pass through layers that run several times whose rows alone have cells
+    (`Recurse`), counted from 0; None where every row has one. Where it keeps `ends`, a page has one
+    row, of what its cells and all before them have left."""
 
-    kind: Literal["paged", "recurrent"]
     planes: tuple[PlaneSpec, ...]
     window: int | None = None
     of_pass: int | None = None
+    ends: bool = False
 
     @classmethod
     def attention(
@@ -110,13 +109,20 @@ class StateSpec(msgspec.Struct, frozen=True):
             PlaneSpec(name, kv_heads, head_dim, each)
             for name, each in zip(("keys", "values"), types, strict=True)
         )
-        return cls("paged", planes, window, of_pass)
+        return cls(planes, window, of_pass)
 
     @classmethod
     def rows(cls, width: int, window: int) -> StateSpec:
         """A row of `width` floats of each token, of which a later row needs the latest `window`,
         its own among them."""
-        return cls("paged", (PlaneSpec("rows", 1, width, "float32"),), window)
+        return cls((PlaneSpec("rows", 1, width, "float32"),), window)
+
+    @classmethod
+    def chunk_ends(cls, width: int, page_tokens: int) -> StateSpec:
+        """A row of `width` floats for each page, of what all tokens up to its last one have left. A
+        later row needs that of the page before its own."""
+        planes = (PlaneSpec("ends", 1, width, "float32"),)
+        return cls(planes, page_tokens + 1, ends=True)
 
     @property
     def attends(self) -> bool:
@@ -169,13 +175,19 @@ class GroupLayout:
         return self.spec.window
 
     @property
+    def page_rows(self) -> int:
+        """Rows of a page: one for each of its cells, or one for all."""
+        return 1 if self.spec.ends else self.page_tokens
+
+    @property
     def cell_bytes(self) -> int:
-        """Bytes of one cell in all planes of all layers of the group."""
-        return len(self.layers) * self.spec.nbytes
+        """Bytes of one cell in all planes of all layers of the group; a cell's share of what is
+        kept of all cells of a page."""
+        return self.page_bytes // self.page_tokens
 
     @property
     def page_bytes(self) -> int:
-        return self.cell_bytes * self.page_tokens
+        return len(self.layers) * self.spec.nbytes * self.page_rows
 
     def stored_shape(self, cells: int) -> tuple[int, int, int, int, int]:
         """The shape of what `Planes.read` gives of so many cells: (layers, planes, cells, heads,

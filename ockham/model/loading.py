@@ -373,7 +373,7 @@ def _numerics_id(
         "none" if rope is None else f"{rope.describe()} {_rope_digest(planned, layer)}"
         for layer, rope in enumerate(planned.description.ropes)
     ]
-    facts = {
+    facts: dict[str, Any] = {
         "weights": digest,
         "constants": planned.description.constants(),
         "formats": sorted(planned.measured.formats.items()),
@@ -381,6 +381,8 @@ def _numerics_id(
         "ropes": ropes,
         "backend": backend.numerics(planned.format_names),
     }
+    if any(layout.spec.ends for layout in layouts):
+        facts["chunk"] = layouts[0].page_tokens  # within which sums stand in another order
     encoded = json.dumps(facts, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 

@@ -434,7 +434,7 @@ def _attention_groups(description: ModelDescription) -> list[AttentionGroup]:
 
 
 def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:
-    return GroupLayout(group.layers, group.spec(dtype), pages, page_tokens)
+    return GroupLayout(group.layers, group.spec(dtype, page_tokens), pages, page_tokens)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -63,7 +63,7 @@ def layouts_for(
     """State for so many windows at once."""
     pages = windows * -(-length // PAGE_TOKENS)
     return [
-        GroupLayout(group.layers, group.spec(state_dtype), pages, PAGE_TOKENS)
+        GroupLayout(group.layers, group.spec(state_dtype, PAGE_TOKENS), pages, PAGE_TOKENS)
         for group in description.groups
     ]
 

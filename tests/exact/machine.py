@@ -175,7 +175,13 @@ class ExactnessMachine(RuleBasedStateMachine):
             for stream in self.expected[name].values()
         ]
         self.engine.speculation = foretelling(
-            self.vocabulary, texts, most=most, seed=seed, right=right, branches=branches
+            self.vocabulary,
+            texts,
+            most=most,
+            seed=seed,
+            chains=not self.engine.branching,
+            right=right,
+            branches=branches,
         )
 
     @rule()

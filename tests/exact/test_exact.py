@@ -38,6 +38,7 @@ from tests.helpers.tiny import (
     tiny_ministral3,
     tiny_mistral,
     tiny_mixtral,
+    tiny_qwen3_5,
     tiny_recursive,
     tiny_sliced,
     tiny_unequal,
@@ -126,6 +127,8 @@ def check_schedules(
     if alike and not any(group.window for group in alone.state.groups):
         maps = write_random_maps(directory / "maps", checkpoint, alone.model)
         reuse += f",kv_prediction:maps={maps},last_tokens=5"
+    if not alone.branching:
+        reuse = "prefix"
     if alone.gates.model.passes > 1:
         reuse = "none"
     crowded = grammar_engine(
@@ -152,6 +155,13 @@ def check_schedules(
         write_random_heads(heads / f"{rule}-random", rule, sizes_of_heads, inner=inner)
     write_random_alphas(heads / "duo-random", "duo", sizes_of_heads)
 
+    second_models: dict[str, dict[str, object]] = {"draft_model": {"model": str(small)}}
+    if alone.branching:
+        second_models = {
+            "draft_model": {"model": str(checkpoint), "layer_parallel": 2},
+            "rapid": {"draft_context": 64},
+        }
+
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
         adapters = paths
@@ -159,8 +169,7 @@ def check_schedules(
             method: {"model": str(write_draft(directory / method, method, **sizes, **layers))}
             for method in METHODS
         } | {
-            "draft_model": {"model": str(checkpoint), "layer_parallel": 2},
-            "rapid": {"draft_context": 64},
+            **second_models,
             "corpus": {"model": str(indexed(directory / "corpus", VOCABULARY))},
         }
         executors = [executor_of(crowded, threads) for threads in (1, 2)]
@@ -250,10 +259,17 @@ def test_no_schedule_changes_a_bit_of_rows_that_choose_their_passes(
     )
 
 
+ATTENDING = ("full_attention",) * 2
+"""Layers that the parts of `drawn` are of."""
 HYBRID = {
-    "convolution": lambda directory: tiny_lfm2(directory, **SIZES),
+    "convolution": lambda directory: tiny_lfm2(
+        directory, kinds=(*ATTENDING, "conv", "conv"), **SIZES
+    ),
     "long convolution": lambda directory: tiny_lfm2(
-        directory, kinds=("full_attention", "conv"), length=11, **SIZES
+        directory, kinds=(*ATTENDING, "conv"), length=11, **SIZES
+    ),
+    "delta rule": lambda directory: tiny_qwen3_5(
+        directory, kinds=(*ATTENDING, *("linear_attention",) * 2), **SIZES
     ),
 }
 

@@ -327,4 +327,32 @@ CASES = {
             "norm_topk_prob": False,
         },
     ),
+    "qwen3.5": Case(
+        "Qwen3_5Text",
+        {
+            "head_dim": 16,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 4,
+            "num_hidden_layers": 5,
+        },
+        model="Qwen3_5ForCausalLM",
+    ),
+    "qwen3.5-moe": Case(
+        "Qwen3_5MoeText",
+        {
+            "head_dim": 16,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_hidden_layers": 3,
+            "shared_expert_intermediate_size": 40,
+            **EXPERTS,
+        },
+        model="Qwen3_5MoeForCausalLM",
+    ),
 }

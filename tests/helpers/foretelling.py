@@ -67,10 +67,17 @@ class _Stream(DraftStream):
 
 
 def foretelling(
-    vocabulary: int, texts: Iterable[list[int]] = (), *, most: int = 8, seed: int = 0, **how: float
+    vocabulary: int,
+    texts: Iterable[list[int]] = (),
+    *,
+    most: int = 8,
+    seed: int = 0,
+    chains: bool = False,
+    **how: float,
 ) -> Speculation:
-    """A controller that always verifies what such a drafter proposes."""
+    """A controller that always verifies what such a drafter proposes, or where models take no trees
+    `chains` of it."""
     drafter = Foretelling(vocabulary, seed, **how)  # type: ignore[arg-type]
     drafter.texts.extend(texts)
     config = SpeculativeConfig(method="none", num_speculative_tokens=most, adaptive=False)
-    return Speculation(config, [drafter])
+    return Speculation(config, [drafter], chains=chains)

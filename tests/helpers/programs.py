@@ -21,6 +21,7 @@ from ockham.kernels.ops import (
     Embed,
     Experts,
     FeedForward,
+    GatedDelta,
     Head,
     Norm,
     Operation,
@@ -29,6 +30,7 @@ from ockham.kernels.ops import (
     Route,
     ShortConvolution,
 )
+from ockham.kernels.ops.gated_delta import cell_floats, state_floats
 from ockham.kernels.reference.stored import mirror_of
 
 VOCABULARY = 101
@@ -77,6 +79,9 @@ class Shape:
     shared: bool = False
     shared_gate: bool = False
     convolution: int = 0  # over how many tokens that of one more layer is; 0: there is none
+    delta: tuple[int, int, int, int, int] | None = None
+    """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
+    output_gates: bool = False
     weights: str = "fp32"
     weight_scale: float = 1.0  # of a feed-forward's gates and ups
     state: str = "float32"
@@ -115,10 +120,15 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
         )
         for window in windows
     )
-    if not shape.convolution:
-        return attending
-    rows = StateSpec.rows(shape.hidden, shape.convolution)
-    return (*attending, GroupLayout((shape.layers,), rows, shape.pages, shape.page_tokens))
+    sizes, found = (shape.pages, shape.page_tokens), list(attending)
+    if shape.convolution:
+        rows = StateSpec.rows(shape.hidden, shape.convolution)
+        found.append(GroupLayout((shape.layers,), rows, *sizes))
+    if shape.delta is not None:
+        cells = StateSpec.rows(cell_floats(*shape.delta[:4]), 1)
+        ends = StateSpec.chunk_ends(state_floats(*shape.delta), shape.page_tokens)
+        found += [GroupLayout((shape.layers,), each, *sizes) for each in (cells, ends)]
+    return tuple(found)
 
 
 def _mirrors(shape: Shape) -> Floats:
@@ -196,6 +206,8 @@ class _Builder:
             operations += self.mixture(layer) if s.experts else [self.feed_forward(layer)]
         if s.convolution:
             operations += [self.convolution(s.layers), self.feed_forward(s.layers)]
+        if s.delta is not None:
+            operations += [self.delta(s.layers, *s.delta), self.feed_forward(s.layers)]
         operations.append(
             Head(
                 table if s.tied else self.matrix(VOCABULARY, s.hidden, 2.0),
@@ -244,8 +256,30 @@ class _Builder:
                 self.norm(s.hidden, s.post_norms),
                 s.residual_scale,
                 self.norm(s.hidden, s.stream_norms),
+                gate=self.matrix(q, s.hidden) if s.output_gates else None,
+                gate_norm=self.norm(s.hidden) if s.output_gates else None,
             ),
         ]
+
+    def delta(self, layer: int, *sizes: int) -> Operation:
+        s, cells = self.s, len(set(self.s.windows))
+        key_heads, value_heads, key_dim, value_dim, length = sizes
+        values = value_heads * value_dim
+        channels = 2 * key_heads * key_dim + values
+        return GatedDelta(
+            layer,
+            cells,
+            cells + 1,
+            *sizes,
+            self.matrix(channels + values + 2 * value_heads, s.hidden, 1.5),
+            self.vector(length * channels),
+            -np.abs(self.vector(value_heads, mean=1.0)),
+            self.vector(value_heads),
+            Norm(self.vector(value_dim, mean=1.0), 1e-5),
+            self.matrix(s.hidden, values),
+            self.norm(s.hidden, s.pre_norms),
+            s.residual_scale,
+        )
 
     def convolution(self, layer: int) -> Operation:
         s = self.s
@@ -367,6 +401,7 @@ SHAPES: dict[str, Shape] = {
     "long convolution": Shape(
         convolution=21, windows=(5, None), biases=True, page_tokens=5, pages=256, weights="bf16"
     ),
+    "output gates": Shape(output_gates=True, qk_norm="head", rotary_dim=8),
     "chunks": Shape(dual_chunk=DualChunk(64, 96, 50), qk_norm="head", rotary_dim=8),
     "int8 chunks": Shape(
         dual_chunk=DualChunk(64, 150), state="k=int8,v=int4", page_tokens=5, pages=256, head_dim=32
@@ -388,3 +423,12 @@ ENCODERS: dict[str, Shape] = {
     "odd pages": replace(_ENCODER, page_tokens=5, pages=400, windows=(None, 20)),
 }
 """Shapes of models whose rows see their whole text."""
+
+CHAINS: dict[str, Shape] = {
+    "delta rule": Shape(delta=(2, 4, 8, 12, 4)),
+    "one head": Shape(
+        delta=(1, 1, 20, 7, 2), windows=(5, None), page_tokens=5, pages=256, residual_scale=0.4
+    ),
+    "bf16": Shape(delta=(2, 6, 16, 16, 3), weights="bf16", state="bfloat16", page_tokens=8),
+}
+"""Shapes of models whose drafts may not branch."""

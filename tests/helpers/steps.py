@@ -27,6 +27,7 @@ class Part:
     tokens: Sequence[int]
     parents: Sequence[int] | None = None
     embeddings: np.ndarray | None = None  # (len(tokens), hidden) instead of the tokens
+    drafted: int = 0  # of a chain, the last tokens, which are not committed
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Stepper:
 
     def _commit(self, part: Part) -> None:
         state = self._state(part.sequence)
-        state.length += len(part.tokens)
+        state.length += len(part.tokens) - part.drafted
         for group, layout in enumerate(self.model.layouts):
             if layout.window is None:
                 continue
@@ -152,7 +153,7 @@ class Stepper:
         layout, held = self.model.layouts[group], state.tables[group][page]
         if held < 0:
             return
-        slots = np.arange(layout.page_tokens) + held * layout.page_tokens
+        slots = np.arange(layout.page_rows) + held * layout.page_rows
         poison = self.planes.read(group, slots)
         bits = {"uint16": 0x7FC0, "uint8": 0xFF}  # a scale of such bytes is NaN
         poison[...] = bits.get(poison.dtype.name, np.nan)

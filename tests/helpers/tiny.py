@@ -170,6 +170,70 @@ def tiny_lfm2(
     return directory
 
 
+def tiny_qwen3_5(
+    directory: Path,
+    *,
+    kinds: tuple[str, ...] = ("linear_attention", "full_attention", "linear_attention"),
+    key_heads: int = 2,
+    value_heads: int = 4,
+    key_dim: int = 16,
+    value_dim: int = 24,
+    length: int = 4,
+    **config: Any,
+) -> Path:
+    """A model with gated delta rules in the place of some attention, and gates of the rest."""
+    tiny_llama(directory, **{**config, "num_hidden_layers": len(kinds)})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_text",
+        "layer_types": list(kinds),
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": value_dim,
+        "linear_conv_kernel_dim": length,
+        "partial_rotary_factor": 0.5,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(13)
+    size, wide = values["hidden_size"], value_heads * value_dim
+    channels = 2 * key_heads * key_dim + wide
+
+    def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
+        spread = scale / np.sqrt(shape[-1])
+        return (rng.standard_normal(shape) * spread).astype(np.float32)
+
+    made = {
+        name: np.zeros_like(tensor) if name.endswith("norm.weight") else tensor
+        for name, tensor in tensors.items()
+        if ".self_attn." not in name or kinds[int(name.split(".")[2])] == "full_attention"
+    }
+    for layer, kind in enumerate(kinds):
+        prefix = f"model.layers.{layer}."
+        if kind == "full_attention":
+            query = prefix + "self_attn.q_proj.weight"
+            made[query] = drawn(2 * len(made[query]), size, scale=2.0)
+            for name in ("q_norm", "k_norm"):
+                weight = rng.uniform(-0.5, 0.5, values["head_dim"])
+                made[f"{prefix}self_attn.{name}.weight"] = weight.astype(np.float32)
+            continue
+        prefix += "linear_attn."
+        made |= {
+            prefix + "in_proj_qkv.weight": drawn(channels, size, scale=2.0),
+            prefix + "in_proj_z.weight": drawn(wide, size),
+            prefix + "in_proj_b.weight": drawn(value_heads, size),
+            prefix + "in_proj_a.weight": drawn(value_heads, size),
+            prefix + "conv1d.weight": drawn(channels, 1, length, scale=2.0),
+            prefix + "A_log": rng.uniform(-3, 1, value_heads).astype(np.float32),
+            prefix + "dt_bias": rng.uniform(-1, 1, value_heads).astype(np.float32),
+            prefix + "norm.weight": rng.uniform(0.5, 1.5, value_dim).astype(np.float32),
+            prefix + "out_proj.weight": drawn(size, wide),
+        }
+    save_file(made, directory / "model.safetensors")
+    return directory
+
+
 _LFM2_NAMES = {
     "input_layernorm": "operator_norm",
     "post_attention_layernorm": "ffn_norm",

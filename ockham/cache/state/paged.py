@@ -41,7 +41,8 @@ class PagedPool:
         window = self.layout.window
         if window is not None and not self.layout.spec.attends:
             # Of a step's rows the last are kept, beside those that they look back at.
-            return min(-(-cells // self.page_tokens), 2 * (1 + -(-window // self.page_tokens)))
+            looked_at = 1 if self.layout.spec.ends else -(-window // self.page_tokens)
+            return min(-(-cells // self.page_tokens), 2 * (1 + looked_at))
         held = cells if window is None else min(cells, window + chunk)
         # A window's first cell can stand anywhere in its page, so it may touch one page more.
         unaligned = 0 if window is None or held == cells else 1
@@ -144,13 +145,30 @@ class PagedPool:
         held.pages = held.length = held.let_go = 0
 
     def move(self, held: GroupView, source: Longs, target: Longs) -> None:
-        """Copy the state of some cells to others, which are writable."""
+        """Copy the state of some cells to others, which are writable. What is kept at the ends of
+        pages stays: cells move within what no page's end counts yet."""
+        if self.layout.spec.ends:
+            return
         self._planes.copy(self._group, self.slots(held, source), self.slots(held, target))
 
     def slots(self, held: GroupView, cells: Longs) -> Longs:
         """Where cells stand. They must be reserved and not let go."""
         pages = held.table[cells // self.page_tokens].astype(np.int64)
         return pages * self.page_tokens + cells % self.page_tokens
+
+    def _stored(self, held: GroupView, first: int, cells: int) -> Longs:
+        """Where what is kept of the cells [first, cells) stands, `first` the first of a page: each
+        cell, or where pages have one row each page."""
+        if not self.layout.spec.ends:
+            return self.slots(held, np.arange(first, cells))
+        last = -(-cells // self.page_tokens)
+        return held.table[first // self.page_tokens : last].astype(np.int64)
+
+    def _rows(self, first: int, cells: int) -> int:
+        """How many rows that are."""
+        if not self.layout.spec.ends:
+            return cells - first
+        return -(-cells // self.page_tokens) - first // self.page_tokens
 
     def read(self, held: GroupView, first: int, last: int) -> tuple[Floats, ...]:
         """What the cells [first, last) hold, as it is read back, plane by plane: (layers, heads,
@@ -275,13 +293,13 @@ class PagedPool:
     def export(self, held: GroupView) -> tuple[int, bytes]:
         """The first cell that is held, and the planes' bits of all cells from there on."""
         first = min(held.let_go * self.page_tokens, held.length)
-        cells = np.arange(first, held.length)
-        return first, self._planes.read(self._group, self.slots(held, cells)).tobytes()
+        slots = self._stored(held, first, held.length)
+        return first, self._planes.read(self._group, slots).tobytes()
 
     def check_import(self, first: int, cells: int, data: bytes) -> bool:
         """Whether exported cells have the size that they claim."""
         aligned = first % self.page_tokens == 0 or first == cells
-        expected = (cells - first) * self.layout.cell_bytes
+        expected = self._rows(first, cells) * (self.layout.page_bytes // self.layout.page_rows)
         return 0 <= first <= cells and aligned and len(data) == expected
 
     def import_need(self, first: int, cells: int) -> int:
@@ -295,9 +313,9 @@ class PagedPool:
         held.let_go = skip
         held.table[skip:pages] = self.take(pages - skip)
         held.pages, held.length = pages, cells
-        shape = self.layout.stored_shape(cells - first)
+        shape = self.layout.stored_shape(self._rows(first, cells))
         state = np.frombuffer(data, self.layout.spec.uniform.stored).reshape(shape)
-        self._planes.write(self._group, self.slots(held, np.arange(first, cells)), state)
+        self._planes.write(self._group, self._stored(held, first, cells), state)
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -334,10 +352,12 @@ class PagedPool:
         old, new = int(held.table[entry]), self.free.pop()
         self.refs[old] -= 1
         self.refs[new] = 1
+        held.table[entry] = new
+        if self.layout.spec.ends:
+            return  # nothing is kept of a page before its end
         offsets = np.arange(held.length % self.page_tokens, dtype=np.int64)
         source, target = old * self.page_tokens + offsets, new * self.page_tokens + offsets
         self._planes.copy(self._group, source, target)
-        held.table[entry] = new
 
 
 def _taken(places: Ints, cells: Ints) -> Ints:

@@ -105,6 +105,8 @@ class OwnModel:
         start, last = end - count, end + count * len(skips)
         if view.compacted_at or any(held.let_go for held in view.groups):
             return None
+        if any(layout.spec.ends for layout in self._state.groups):
+            return None  # whose rows do not branch
         if last > self._longest or last - end > self._most_rows or not self.reserve(view, last):
             return None
         places = np.arange(end, last, dtype=np.int32)

@@ -50,6 +50,12 @@ class SmallModel:
         else:
             loaded = _load(model, target, most, cells)
             layouts = loaded.layouts
+        if any(layout.spec.ends for layout in layouts):
+            raise ConfigError(
+                f"{loaded.description.architecture.name} has recurrent layers, which a model that "
+                "works beside another cannot have: its texts are taken back to any place; name "
+                "another model."
+            )
         self.longest = min(most, loaded.description.max_position_embeddings)
         self.most_rows = ROWS
         planes = loaded.backend.allocate(layouts)

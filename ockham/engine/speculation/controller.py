@@ -47,9 +47,15 @@ class Speculation:
     """The controller of an engine's drafters. What drafting and steps take is told by `clock`."""
 
     def __init__(
-        self, config: SpeculativeConfig, drafters: list[Drafter], clock: Clock = time.monotonic
+        self,
+        config: SpeculativeConfig,
+        drafters: list[Drafter],
+        clock: Clock = time.monotonic,
+        *,
+        chains: bool = False,
     ) -> None:
         self._clock = clock
+        self._chains = chains
         self.config = config
         self.drafters = drafters
         self.names = [drafter.name for drafter in drafters]
@@ -311,6 +317,8 @@ class Speculation:
                     self._propose_apart(drafter, asked, hopes[drafter.number], worth)
                 else:
                     self._propose_together(drafter, asked, hopes[drafter.number], worth)
+        if self._chains:
+            trees = [tree.chain() for tree in trees]
         return [tree.best(left) for tree, left in zip(trees, lefts, strict=True)]
 
     def _add_certain(self, asked: _Asked) -> None:

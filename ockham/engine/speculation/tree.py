@@ -100,6 +100,17 @@ class Tree:
         ranked = sorted(range(len(self.tokens)), key=lambda number: -self.chances[number])
         return self.pruned(ranked[:most])
 
+    def chain(self) -> Tree:
+        """The likeliest child of the root, its likeliest child, and so on."""
+        path: list[int] = []
+        for number, parent in enumerate(self.parents):
+            above = path[-1] if path else ROOT
+            if parent == above:
+                path.append(number)
+            elif parent == self.parents[above] and self.chances[number] > self.chances[above]:
+                path[-1] = number
+        return self.pruned(path)
+
     def pruned(self, numbers: list[int]) -> Tree:
         """The tree of these tokens only, which hold the parents of each of them."""
         if len(numbers) == len(self.tokens):

@@ -13,6 +13,7 @@ from ockham.kernels.ops.dense import Dense
 from ockham.kernels.ops.embed import Embed
 from ockham.kernels.ops.experts import Experts
 from ockham.kernels.ops.feed_forward import FeedForward
+from ockham.kernels.ops.gated_delta import GatedDelta
 from ockham.kernels.ops.head import Head
 from ockham.kernels.ops.hidden_output import HiddenOutput
 from ockham.kernels.ops.operation import (
@@ -37,6 +38,7 @@ __all__ = [
     "Embed",
     "Experts",
     "FeedForward",
+    "GatedDelta",
     "Head",
     "HiddenOutput",
     "Norm",

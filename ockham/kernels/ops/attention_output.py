@@ -15,7 +15,8 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionOutput(Operation):
     """x += residual_scale * post_norm(out(a) + bias); then x = stream_norm(x), where there is
-    one. Where there is a `shortcut`, x = shortcut(x) comes first."""
+    one. Where there is a `shortcut`, x = shortcut(x) comes first. Where there is a `gate`, a is
+    multiplied with sigmoid(gate(gate_norm(x))) before, element by element."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("out",)
 
@@ -26,15 +27,19 @@ class AttentionOutput(Operation):
     residual_scale: float = 1.0
     stream_norm: Norm | None = None
     shortcut: Linear | None = None  # (D, D)
+    gate: Linear | None = None  # (H * E, D)
+    gate_norm: Norm | None = None
 
     @property
     def sublayer(self) -> Sublayer:
         return self.layer, ATTENTION
 
     def matrices(self) -> dict[str, Linear]:
-        matrices = {"out": self.out, "attention_shortcut": self.shortcut}
+        matrices = {"out": self.out, "attention_shortcut": self.shortcut, "gate": self.gate}
         return {name: matrix for name, matrix in matrices.items() if matrix is not None}
 
     def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
-        """The stream in its next basis."""
-        return {} if self.shortcut is None else {"turned": sizes.rows * self.shortcut.out_features}
+        """The stream in its next basis, and the gates."""
+        turned = 0 if self.shortcut is None else sizes.rows * self.shortcut.out_features
+        gates = 0 if self.gate is None else sizes.rows * self.gate.out_features
+        return {"turned": turned, "gates": gates}

@@ -50,7 +50,7 @@ class ShortConvolution(Operation):
             self.sublayer,
             products=products_of(*self.matrices().values()),
             gate_values=(self.length + 2) * self.out.in_features,
-            keeps=self.group,
+            keeps=(self.group,),
         )
 
     def workspace(self, sizes: StepSizes) -> Mapping[str, int]:

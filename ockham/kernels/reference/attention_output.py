@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ockham.kernels.ops import AttentionOutput
+from ockham.kernels.reference.formulas import normalise
 from ockham.kernels.reference.run import ReferenceRun, twin
 
 
 @twin(AttentionOutput)
 def compute(run: ReferenceRun, op: AttentionOutput) -> None:
-    branch = run.product(op, "out", run.of_active(run.a))
+    a = run.of_active(run.a)
+    if op.gate is not None:
+        gates = op.gate.matmul(normalise(run.of_active(run.x), op.gate_norm))
+        a = a / (1 + np.exp(-gates))
+    branch = run.product(op, "out", a)
     if op.bias is not None:
         branch += op.bias
     run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)

@@ -36,7 +36,7 @@ class ReferencePlanes:
         self._planes = []
         for group in self.groups:
             layers, planes, _, heads, items = group.stored_shape(0)
-            shape = (layers, planes, group.pages, group.page_tokens, heads, items)
+            shape = (layers, planes, group.pages, group.page_rows, heads, items)
             self._planes.append(np.zeros(shape, group.spec.uniform.stored))
         self.held: dict[tuple[int, int], tuple[int, list[Ints]]] = {}
         """By layer and slot, what the row of that slot's key chose (`core.choices.Choice`): how
@@ -51,6 +51,13 @@ class ReferencePlanes:
         """A layer's keys and values."""
         group, index = self._place[layer]
         return self.sides(group, index, self._planes[group][index])
+
+    def rows(self, layer: int, group: int) -> npt.NDArray[np.float32]:
+        """What a layer without keys and values keeps in one of its groups: (pages, rows of a page,
+        width)."""
+        index = self.groups[group].layers.index(layer)
+        found: npt.NDArray[np.float32] = self._planes[group][index, 0, :, :, 0]
+        return found
 
     def sides(self, group: int, index: int, state: Stored) -> list[Side]:
         """The keys and values of layer `index` of a group in what `read` gave of that layer."""

@@ -23,6 +23,7 @@ from ockham.kernels.ops import (
     Embed,
     Experts,
     FeedForward,
+    GatedDelta,
     Head,
     HiddenOutput,
     Norm,
@@ -33,7 +34,7 @@ from ockham.kernels.ops import (
     Route,
     ShortConvolution,
 )
-from ockham.model.program.description import ExpertSizes, ModelDescription
+from ockham.model.program.description import DeltaSizes, ExpertSizes, ModelDescription
 from ockham.model.program.pooling import DenseLayer
 from ockham.model.program.record import ExpertRecord
 from ockham.model.program.weights import Part, Weights
@@ -100,6 +101,8 @@ class _Compiler:
                 continue
             if layer in self.d.convolutions:
                 self._convolution(layer)
+            elif self.d.deltas is not None and layer in self.d.deltas.layers:
+                self._delta(layer, self.d.deltas)
             elif layer not in self.d.without_attention:
                 self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
@@ -202,7 +205,11 @@ class _Compiler:
                 layer,
                 group,
                 *shape,
-                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv", rotated),
+                qkv=(
+                    self._gated(prefix, record.qkv, widths)
+                    if d.output_gates
+                    else self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv", rotated)
+                ),
                 norm=(
                     self._norm(prefix, record.attention_norm)
                     if layer or record.first_attention_norm
@@ -216,7 +223,8 @@ class _Compiler:
                 query_weight=self._query_weight(prefix) if after else None,
             )
         )
-        self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size, rotated)
+        if not d.output_gates:  # whose rows of queries and gates do not stand together
+            self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size, rotated)
         self._mark(f"layer.{layer}.pattern")
         self._ops.append(
             Attend(
@@ -247,6 +255,69 @@ class _Compiler:
                 residual_scale=d.residual_scale,
                 stream_norm=self._norm(prefix, record.attention_stream_norm),
                 shortcut=self._shortcut(output),
+                gate=self._output_gates(prefix, record.qkv[0]) if d.output_gates else None,
+                gate_norm=self._norm(prefix, record.attention_norm) if d.output_gates else None,
+            )
+        )
+
+    def _gated(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Linear:
+        """Queries, keys and values packed as one matrix, without the gates among the queries."""
+        d = self.d
+        if d.qkv_bias:
+            raise ModelError(f"{self.record.name} with biases of its queries is not supported.")
+        shape = (2 * d.heads * d.head_dim, d.hidden_size)
+        starts = [2 * head * d.head_dim for head in range(d.heads)]
+        queries = [
+            Part(f"{prefix}{names[0]}.weight", shape, start, start + d.head_dim) for start in starts
+        ]
+        others = [
+            Part(f"{prefix}{name}.weight", (width, d.hidden_size), 0, width)
+            for name, width in zip(names[1:], widths[1:], strict=True)
+        ]
+        return self.weights.linear([*queries, *others], "qkv")
+
+    def _output_gates(self, prefix: str, name: str) -> Linear:
+        d = self.d
+        shape = (2 * d.heads * d.head_dim, d.hidden_size)
+        starts = [(2 * head + 1) * d.head_dim for head in range(d.heads)]
+        parts = [
+            Part(f"{prefix}{name}.weight", shape, start, start + d.head_dim) for start in starts
+        ]
+        return self.weights.linear(parts, "qkv")
+
+    def _delta(self, layer: int, sizes: DeltaSizes) -> None:
+        d, record, prefix = self.d, self.record.delta, self._layer(layer)
+        assert record is not None
+        keys, values = sizes.key_heads * sizes.key_dim, sizes.value_heads * sizes.value_dim
+        channels, heads = 2 * keys + values, sizes.value_heads
+        widths = (channels, values, heads, heads)
+        weight = self.weights.vector(
+            [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
+        )
+        cells = d.group_of(layer)
+        self._adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
+        self._adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
+        self._ops.append(
+            GatedDelta(
+                layer,
+                cells,
+                cells + 1,
+                sizes.key_heads,
+                heads,
+                sizes.key_dim,
+                sizes.value_dim,
+                sizes.length,
+                inputs=self._packed(prefix, record.inputs, widths, d.hidden_size, "qkv"),
+                weight=np.ascontiguousarray(weight.reshape(channels, -1).T).reshape(-1),
+                decay=-np.exp(self.weights.vector([(prefix + record.decay, (heads,))])),
+                decay_bias=self.weights.vector([(prefix + record.decay_bias, (heads,))]),
+                head_norm=Norm(
+                    self.weights.vector([(f"{prefix}{record.norm}.weight", (sizes.value_dim,))]),
+                    d.norm_eps,
+                ),
+                out=self._matrix(prefix + record.output, d.hidden_size, values, "attention_output"),
+                norm=self._norm(prefix, self.record.attention_norm),
+                residual_scale=d.residual_scale,
             )
         )
 
@@ -464,7 +535,7 @@ class _Compiler:
         widths: tuple[int, ...],
         columns: int,
         role: Role,
-        pairs: tuple[tuple[int, int] | None, ...] = (None, None),
+        pairs: tuple[tuple[int, int] | None, ...] = (),
     ) -> Linear:
         """Projections of these widths packed as one matrix; a single name is stored fused. `pairs`
         are those of each (`Part.pairs`)."""
@@ -472,7 +543,9 @@ class _Compiler:
         return self.weights.linear(
             [
                 Part(f"{prefix}{name}.weight", (rows, columns), 0, rows, own)
-                for name, rows, own in zip(names, widths, pairs, strict=False)
+                for name, rows, own in zip(
+                    names, widths, (*pairs, *(None,) * len(names)), strict=False
+                )
             ],
             role,
         )
@@ -485,7 +558,7 @@ class _Compiler:
         names: tuple[str, ...],
         widths: tuple[int, ...],
         columns: int,
-        pairs: tuple[tuple[int, int] | None, ...] = (None, None),
+        pairs: tuple[tuple[int, int] | None, ...] = (),
     ) -> None:
         """Note where modules of these widths stand in the matrix of an operation's field: no module
         of layers that run several times, as it stands in several."""
@@ -493,7 +566,7 @@ class _Compiler:
             return
         widths, first = widths if len(names) > 1 else (sum(widths),), 0
         role = f"layer.{layer}.{field}"
-        for name, rows, own in zip(names, widths, pairs, strict=False):
+        for name, rows, own in zip(names, widths, (*pairs, *(None,) * len(names)), strict=False):
             self._parts[prefix + name] = MatrixPart(role, first, rows, columns, own)
             first += rows
 

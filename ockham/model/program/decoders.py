@@ -7,6 +7,7 @@ from dataclasses import replace
 from ockham.model.program.record import (
     Architecture,
     ConvolutionRecord,
+    DeltaRecord,
     ExpertRecord,
     after_the_dense,
     all_but_every_nth_layer,
@@ -586,6 +587,65 @@ _LFM2_MOE = replace(
         "routed_scaling_factor": 1.0,
     },
 )
+_QWEN3_5 = replace(
+    _QWEN3,
+    name="Qwen3_5ForCausalLM",
+    layer_types=False,
+    slides=no_layer,
+    window_switch=None,
+    norm_offset=1.0,
+    partial_rotary=True,
+    sections=True,
+    output_gates=True,
+    delta=DeltaRecord(),
+    ignored=_QWEN3_VL.ignored,
+    unused=("mtp.",),
+    defaults={
+        "vocab_size": 248320,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "partial_rotary_factor": 0.25,
+        "full_attention_interval": 4,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+    },
+)
+_QWEN3_5_MOE = replace(
+    _QWEN3_5,
+    name="Qwen3_5MoeForCausalLM",
+    experts=ExpertRecord(
+        normalise=True, shared_intermediate="shared_expert_intermediate_size", layers=every_layer
+    ),
+    defaults={
+        **_QWEN3_5.defaults,
+        "hidden_size": 2048,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "intermediate_size": 512,
+    },
+)
+_QWEN3_5_MULTIMODAL, _QWEN3_5_MOE_MULTIMODAL = (
+    replace(
+        record,
+        name=record.name.replace("ForCausalLM", "ForConditionalGeneration"),
+        prefixes=_QWEN3_VL.prefixes,
+        heads=_QWEN3_VL.heads,
+        text_config="text_config",
+    )
+    for record in (_QWEN3_5, _QWEN3_5_MOE)
+)
 
 DECODERS: dict[str, Architecture] = {
     record.name: record
@@ -625,6 +685,10 @@ DECODERS: dict[str, Architecture] = {
         _GPT_OSS,
         _LFM2,
         _LFM2_MOE,
+        _QWEN3_5,
+        _QWEN3_5_MULTIMODAL,
+        _QWEN3_5_MOE,
+        _QWEN3_5_MOE_MULTIMODAL,
     )
 }
 """By the name that config.json gives under `architectures`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.layout import StateSpec
 from ockham.kernels.ops.dense import POOLED_ACTIVATIONS
+from ockham.kernels.ops.gated_delta import cell_floats, state_floats
 from ockham.model.files.untrusted import read_object
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
 from ockham.model.program.pooling import (
@@ -62,9 +63,13 @@ class LayerGroup:
     row_width: int = 0
     """Floats that are kept of each token by layers that keep no keys and values; 0 of those that
     do."""
+    ends: bool = False
+    """Whether so many floats are kept at the end of each page instead."""
 
-    def spec(self, dtype: str) -> StateSpec:
+    def spec(self, dtype: str, page_tokens: int) -> StateSpec:
         """What each of the layers keeps: keys and values stored as `dtype`."""
+        if self.ends:
+            return StateSpec.chunk_ends(self.row_width, page_tokens)
         if self.row_width:
             assert self.window is not None, "later rows need the latest ones alone"
             return StateSpec.rows(self.row_width, self.window)
@@ -88,6 +93,30 @@ class ExpertSizes:
     scale: float = 1.0
     widths: tuple[tuple[int, ...], ...] | None = None
     """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSizes:
+    """Gated delta rules in the layers `layers`."""
+
+    layers: tuple[int, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    length: int
+    """Of the convolution before the rule."""
+
+    @property
+    def cell_floats(self) -> int:
+        """What is kept of a token of the chunk that is not full."""
+        return cell_floats(self.key_heads, self.value_heads, self.key_dim, self.value_dim)
+
+    @property
+    def end_floats(self) -> int:
+        """What is kept at the end of a chunk."""
+        sizes = self.key_heads, self.value_heads, self.key_dim, self.value_dim
+        return state_floats(*sizes, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +183,9 @@ class ModelDescription:
     tokens."""
     convolution_length: int = 0
     convolution_bias: bool = False
+    deltas: DeltaSizes | None = None
+    output_gates: bool = False
+    """Whether what attention gives is multiplied with the sigmoid of a product of its own."""
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
@@ -187,27 +219,38 @@ class ModelDescription:
         in which each first comes; all together where rows see what follows them, since no cell is
         let go before the step has ended."""
         windows = self.windows if self.causal else (None,) * self.layers
-        kept = [
-            (
-                self.convolution_length if layer in self.convolutions else window,
-                layer in self.apart,
-                self.pass_of(layer),
-                layer in self.convolutions,
-            )
-            for layer, window in enumerate(windows)
-        ]
         keeping = [i for i in range(self.layers) if i not in self.without_attention]
-        return tuple(
-            LayerGroup(
-                tuple(i for i in keeping if kept[i] == own),
-                1 if own[3] else self.kv_heads,
-                self.hidden_size if own[3] else self.head_dim,
-                own[0],
-                own[2] - 1 if own[2] else None,
-                self.hidden_size if own[3] else 0,
-            )
-            for own in dict.fromkeys(kept[i] for i in keeping)
-        )
+        rows = {layer: self._rows(layer) for layer in keeping}
+        kept: dict[int, object] = {
+            layer: rows[layer] or (windows[layer], layer in self.apart, self.pass_of(layer))
+            for layer in keeping
+        }
+        found: list[LayerGroup] = []
+        for own in dict.fromkeys(kept.values()):
+            layers = tuple(layer for layer in keeping if kept[layer] == own)
+            number = self.pass_of(layers[0])
+            found += [
+                LayerGroup(layers, 1, width, window, None, width, ends)
+                for width, window, ends in rows[layers[0]]
+            ] or [
+                LayerGroup(
+                    layers,
+                    self.kv_heads,
+                    self.head_dim,
+                    windows[layers[0]],
+                    number - 1 if number else None,
+                )
+            ]
+        return tuple(found)
+
+    def _rows(self, layer: int) -> tuple[tuple[int, int, bool], ...]:
+        """What a layer keeps that does not attend: of each group floats, the window, and whether
+        they are kept at the ends of pages."""
+        if layer in self.convolutions:
+            return ((self.hidden_size, self.convolution_length, False),)
+        if self.deltas is not None and layer in self.deltas.layers:
+            return ((self.deltas.cell_floats, 1, False), (self.deltas.end_floats, 1, True))
+        return ()
 
     def constants(self) -> dict[str, Any]:
         """What decides the arithmetic besides the weights, as plain values."""
@@ -230,10 +273,12 @@ class ModelDescription:
                 for f in fields(self.experts)
                 if getattr(self.experts, f.name) != f.default
             }
+        if self.deltas is not None:
+            values["deltas"] = asdict(self.deltas)
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
-        """The number of the group that a layer belongs to."""
+        """The number of the group that a layer belongs to, the first if there are several."""
         return next(i for i, group in enumerate(self.groups) if layer in group.layers)
 
 
@@ -391,6 +436,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         passes=passes,
         convolutions=convolutions,
         convolution_length=length,
+        deltas=_deltas(architecture, values, layers),
+        output_gates=architecture.output_gates,
         convolution_bias=bool(convolutions)
         and architecture.convolution is not None
         and values.flag(architecture.convolution.bias),
@@ -415,18 +462,51 @@ def _convolutions(
         attending = config.get("full_attn_idxs")
         every = range(layers) if attending is None else {int(layer) for layer in attending}
         types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
+    own = _of_kind(values, types, record.layer_type, layers)
+    return own, values.size(record.length) if own else 0
+
+
+def _deltas(architecture: Architecture, values: Values, layers: int) -> DeltaSizes | None:
+    """The layers that have gated delta rules, and their sizes."""
+    record, config = architecture.delta, values.config
+    if record is None:
+        return None
+    types = config.get("layer_types")
+    if types is None:
+        every = values.size("full_attention_interval")
+        types = [record.layer_type if (i + 1) % every else "full_attention" for i in range(layers)]
+    own = _of_kind(values, types, record.layer_type, layers)
+    if not own:
+        return None
+    key_heads, value_heads = values.size(record.key_heads), values.size(record.value_heads)
+    if value_heads % key_heads:
+        raise ModelError(
+            f"{values.spelling.of(record.value_heads)} ({value_heads}) is not a multiple of "
+            f"{values.spelling.of(record.key_heads)} ({key_heads})."
+        )
+    return DeltaSizes(
+        own,
+        key_heads,
+        value_heads,
+        values.size(record.key_dim),
+        values.size(record.value_dim),
+        values.size(record.length),
+    )
+
+
+def _of_kind(values: Values, types: Sequence[str], kind: str, layers: int) -> tuple[int, ...]:
+    """The layers of a kind, of those that attend and those. Raises ModelError for others."""
     if len(types) != layers:
         raise ModelError(
             f"layer_types of {values.spelling.file} has {len(types)} entries for {layers} layers."
         )
-    for kind in types:
-        if kind not in ("full_attention", record.layer_type):
+    for each in types:
+        if each not in ("full_attention", kind):
             raise ModelError(
-                f"the layer type {shown(kind)} is not supported; supported are full_attention and "
-                f"{record.layer_type}."
+                f"the layer type {shown(each)} is not supported; supported are full_attention and "
+                f"{kind}."
             )
-    own = tuple(i for i, kind in enumerate(types) if kind == record.layer_type)
-    return own, values.size(record.length) if own else 0
+    return tuple(i for i, each in enumerate(types) if each == kind)
 
 
 def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:

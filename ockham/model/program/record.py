@@ -175,6 +175,31 @@ class ConvolutionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaRecord:
+    """Gated delta rules in the place of attention, in the layers whose entry of `layer_types` is
+    `layer_type`; names relative to the layer, and keys of config.json. `inputs` are packed in this
+    order: queries, keys and values of all heads, z, b, a."""
+
+    layer_type: str = "linear_attention"
+    inputs: tuple[str, ...] = (
+        "linear_attn.in_proj_qkv",
+        "linear_attn.in_proj_z",
+        "linear_attn.in_proj_b",
+        "linear_attn.in_proj_a",
+    )
+    weight: str = "linear_attn.conv1d"
+    decay: str = "linear_attn.A_log"
+    decay_bias: str = "linear_attn.dt_bias"
+    norm: str = "linear_attn.norm"
+    output: str = "linear_attn.out_proj"
+    key_heads: str = "linear_num_key_heads"
+    value_heads: str = "linear_num_value_heads"
+    key_dim: str = "linear_key_head_dim"
+    value_dim: str = "linear_value_head_dim"
+    length: str = "linear_conv_kernel_dim"
+
+
+@dataclass(frozen=True, slots=True)
 class PooledRecord:
     """One product of a classifier's head with a pooled hidden state: of the hidden size, or where
     `labelled` of as many outputs as there are labels. `own` says that its name stands behind the
@@ -296,6 +321,10 @@ class Architecture:
     (`Rope.growth`)."""
     rope_aliases: Mapping[str, str] = field(default_factory=dict)
     convolution: ConvolutionRecord | None = None
+    delta: DeltaRecord | None = None
+    output_gates: bool = False
+    """Whether the rows of queries are, head by head, followed by those of a gate of what attention
+    gives."""
     experts: ExpertRecord | None = None
     causal: bool = True
     bidirectional_switch: str | None = None

@@ -88,6 +88,22 @@ def test_layers_of_lfm2_attend_or_convolve() -> None:
     assert describe({**lfm2, "full_attn_idxs": [1]}).convolutions == (0, 2, 3)
 
 
+def test_delta_rules_have_sizes_that_fit() -> None:
+    qwen = {**LLAMA, "architectures": ["Qwen3_5ForCausalLM"], "num_key_value_heads": 4}
+    found = describe(qwen)
+    assert found.deltas is not None
+    assert found.deltas.layers == (0, 1, 2)
+    assert [group.ends for group in found.groups] == [False, True, False]
+    with pytest.raises(ModelError, match=r"linear_num_value_heads of config\.json \(6\) is not a"):
+        describe({**qwen, "linear_num_value_heads": 6, "linear_num_key_heads": 4})
+    with pytest.raises(ModelError, match=r"'mamba' is not supported; .* and linear_attention"):
+        describe({**qwen, "layer_types": ["mamba", *["full_attention"] * 3]})
+    with pytest.raises(ModelError, match=r"linear_conv_kernel_dim of config\.json .* not 0"):
+        describe({**qwen, "linear_conv_kernel_dim": 0})
+    attending = describe({**qwen, "layer_types": ["full_attention"] * 4})
+    assert attending.deltas is None
+
+
 def test_values_of_the_wrong_kind_are_refused_wherever_they_stand() -> None:
     qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}
     with pytest.raises(ModelError, match="a value of the wrong kind"):

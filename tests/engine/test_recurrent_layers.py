@@ -1,0 +1,100 @@
+"""Layers that do not attend, in the engine: turns of a chat go on from what they keep, and what
+such layers cannot do is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ockham.core.errors import ConfigError
+from ockham.engine.engine import Engine
+from tests.helpers.serving import ask, drain, make_engine, tokens_of
+from tests.helpers.tiny import tiny_lfm2, tiny_llama, tiny_qwen3_5
+
+MODELS: dict[str, Callable[[Path], Path]] = {"convolutions": tiny_lfm2, "delta rules": tiny_qwen3_5}
+CHUNK = 32
+
+
+@pytest.fixture(params=MODELS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return MODELS[request.param](tmp_path / "model")
+
+
+def engine_of(checkpoint: Path, **settings: object) -> Engine:
+    values = {"backend": "cpu", "block_size": 8, "max_num_seqs": 4, "max_num_batched_tokens": CHUNK}
+    return make_engine(checkpoint, **{**values, **settings})
+
+
+def prompt(count: int) -> list[int]:
+    found: list[int] = np.random.default_rng(3).integers(2, 90, count).tolist()
+    return found
+
+
+def said(engine: Engine, name: str, tokens: list[int]) -> tuple[list[int], int]:
+    """What the model goes on with, and how many tokens of the prompt were held."""
+    before = engine.ledger.prompt_tokens_reused
+    engine.take(ask(name, tokens))
+    answer = tokens_of(drain(engine))[name, 0]
+    return answer, engine.ledger.prompt_tokens_reused - before
+
+
+def test_a_turn_goes_on_from_the_one_before(checkpoint: Path) -> None:
+    engine = engine_of(checkpoint)
+    first = prompt(101)
+    answer, held = said(engine, "first", first)
+    assert held == 0
+    second = [*first, *answer, 7, 8, 9]
+    again, held = said(engine, "second", second)
+    assert held == len(first) + len(answer) - 1  # the last token was not computed
+    alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+    assert said(alone, "alone", second)[0] == again
+
+
+def test_a_prompt_that_leaves_another_goes_on_from_the_end_of_a_chunk(checkpoint: Path) -> None:
+    """What convolutions and states left between those ends is not kept."""
+    engine = engine_of(checkpoint)
+    first = prompt(101)
+    said(engine, "first", first)
+    other = [*first[:80], *(90 - token for token in first[80:])]
+    answer, held = said(engine, "other", other)
+    assert held == 80 - 80 % CHUNK
+    alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+    assert said(alone, "alone", other)[0] == answer
+
+
+def test_a_turn_goes_on_after_a_restart(checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"kv_store": str(tmp_path / "store"), "kv_store_bytes": 64 << 20}
+    engine = engine_of(checkpoint, **settings)
+    first = prompt(101)
+    answer, _ = said(engine, "first", first)
+    engine.close()
+    del engine
+    again = engine_of(checkpoint, **settings)
+    second = [*first, *answer, 7, 8, 9]
+    found, held = said(again, "second", second)
+    assert held >= 96  # whole pages are stored
+    again.close()
+    alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+    assert said(alone, "alone", second)[0] == found
+
+
+def test_what_delta_rules_cannot_do_is_refused(tmp_path: Path) -> None:
+    checkpoint = tiny_qwen3_5(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"reuse 'chunk' puts state .* recurrent layers cannot"):
+        engine_of(checkpoint, reuse="prefix,chunk")
+    plain = tiny_llama(tmp_path / "plain")
+    drafting = {"method": "draft_model", "model": str(checkpoint), "num_speculative_tokens": 3}
+    with pytest.raises(ConfigError, match=r"Qwen3_5ForCausalLM has recurrent layers"):
+        engine_of(plain, speculative_config=drafting)
+
+
+def test_the_size_of_pages_is_part_of_what_decides_bits(tmp_path: Path) -> None:
+    checkpoint = tiny_qwen3_5(tmp_path / "model")
+    one, other = (engine_of(checkpoint, block_size=size).model.numerics_id for size in (8, 16))
+    assert one != other
+    lfm2 = tiny_lfm2(tmp_path / "lfm2")
+    one, other = (engine_of(lfm2, block_size=size).model.numerics_id for size in (8, 16))
+    assert one == other

@@ -1,0 +1,99 @@
+"""The gated delta rule: the same on both backends, and the same bits however a text is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ockham.kernels.base import Backend
+from ockham.kernels.native import core
+from ockham.kernels.reference.backend import ReferenceBackend
+from tests.helpers.programs import CHAINS, VOCABULARY, on, tolerance
+from tests.helpers.steps import Part, Stepper
+
+pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
+
+
+UNROUNDED = [name for name, shape in CHAINS.items() if shape.weights == "fp32"]
+"""What one backend rounds and the other does not goes on in a state."""
+
+
+def cpu(threads: int = 2) -> Backend:
+    from ockham.kernels.cpu import CpuBackend
+
+    return CpuBackend(threads)
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    found: list[int] = np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
+    return found
+
+
+def ragged(model: Any) -> list[np.ndarray]:
+    """Prompts, chunks and decodes of three sequences, that begin and end within pages and at their
+    ends."""
+    stepper = Stepper(model)
+    return [
+        np.array(stepper.step(parts).logits)
+        for parts in (
+            [Part(0, tokens(75)), Part(1, tokens(3))],
+            [Part(1, tokens(1)), Part(0, tokens(5)), Part(2, tokens(40))],
+            [Part(2, tokens(8)), Part(1, tokens(12))],
+            [Part(1, tokens(1)), Part(0, tokens(130)), Part(2, tokens(1))],
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", UNROUNDED)
+def test_programs_mean_the_same(name: str) -> None:
+    shape = CHAINS[name]
+    for one, other in zip(
+        ragged(on(cpu(), shape)), ragged(on(ReferenceBackend(), shape)), strict=True
+    ):
+        spread = max(1.0, float(np.abs(other).max()))
+        assert np.abs(one - other).max() <= tolerance(shape) * spread
+
+
+def in_chunks(name: str, chunk: int, threads: int = 2, beside: bool = False) -> np.ndarray:
+    """The logits of a text that is computed in chunks, and of what comes beside it none."""
+    stepper, text = Stepper(on(cpu(threads), CHAINS[name])), tokens(61)
+    found = []
+    for start in range(0, len(text), chunk):
+        own = Part(0, text[start : start + chunk])
+        parts = [Part(1, tokens(1, start)), own] if beside else [own]
+        found.append(np.array(stepper.step(parts).logits)[-len(own.tokens) :])
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("chunk", [1, 3, 5, 16, 23])
+def test_no_chunk_and_no_neighbour_changes_a_bit(name: str, chunk: int) -> None:
+    whole = in_chunks(name, 61)
+    assert np.array_equal(in_chunks(name, chunk), whole)
+    assert np.array_equal(in_chunks(name, chunk, threads=1, beside=True), whole)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_what_is_taken_back_leaves_nothing(name: str) -> None:
+    """Drafts that are not accepted reach beyond the ends of pages."""
+    text, drafts, plain = tokens(40), tokens(19, 5), []
+    stepper = Stepper(on(cpu(), CHAINS[name]))
+    for place in range(0, len(text), 4):
+        given = text[place : place + 4]
+        output = stepper.step([Part(0, [*given, *drafts], drafted=len(drafts))])
+        plain.append(np.array(output.logits)[: len(given)])
+    assert np.array_equal(np.concatenate(plain), in_text(name, text))
+
+
+def in_text(name: str, text: list[int]) -> np.ndarray:
+    return np.array(Stepper(on(cpu(), CHAINS[name])).step([Part(0, text)]).logits)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_drafts_that_branch_are_refused(name: str) -> None:
+    stepper = Stepper(on(cpu(), CHAINS[name]))
+    stepper.step([Part(0, tokens(7))])
+    with pytest.raises(ValueError, match="has no drafts that branch"):
+        stepper.step([Part(0, [1, 2, 3], [-1, 0, 0])])
