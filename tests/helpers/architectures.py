@@ -355,4 +355,17 @@ CASES = {
         },
         model="Qwen3_5MoeForCausalLM",
     ),
+    "qwen3-next": Case(
+        "Qwen3Next",
+        {
+            "head_dim": 16,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 12,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+            **EXPERTS,
+        },
+    ),
 }

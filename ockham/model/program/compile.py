@@ -295,7 +295,8 @@ class _Compiler:
             [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
         )
         cells = d.group_of(layer)
-        self._adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
+        if not record.fused:  # whose rows of one kind do not stand together
+            self._adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
         self._adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
         self._ops.append(
             GatedDelta(
@@ -307,7 +308,11 @@ class _Compiler:
                 sizes.key_dim,
                 sizes.value_dim,
                 sizes.length,
-                inputs=self._packed(prefix, record.inputs, widths, d.hidden_size, "qkv"),
+                inputs=(
+                    self._unfused(prefix, record.inputs, sizes)
+                    if record.fused
+                    else self._packed(prefix, record.inputs, widths, d.hidden_size, "qkv")
+                ),
                 weight=np.ascontiguousarray(weight.reshape(channels, -1).T).reshape(-1),
                 decay=-np.exp(self.weights.vector([(prefix + record.decay, (heads,))])),
                 decay_bias=self.weights.vector([(prefix + record.decay_bias, (heads,))]),
@@ -320,6 +325,23 @@ class _Compiler:
                 residual_scale=d.residual_scale,
             )
         )
+
+    def _unfused(self, prefix: str, names: tuple[str, ...], sizes: DeltaSizes) -> Linear:
+        """The inputs of delta rules that are stored key head by key head, in the order of
+        `GatedDelta`."""
+        groups, each = sizes.key_heads, sizes.value_heads // sizes.key_heads
+        wide = each * sizes.value_dim
+        parts: list[Part] = []
+        for name, kinds in zip(
+            names, ((sizes.key_dim, sizes.key_dim, wide, wide), (each, each)), strict=True
+        ):
+            shape = (groups * sum(kinds), self.d.hidden_size)
+            for place, rows in enumerate(kinds):
+                firsts = [group * sum(kinds) + sum(kinds[:place]) for group in range(groups)]
+                parts += [
+                    Part(f"{prefix}{name}.weight", shape, first, first + rows) for first in firsts
+                ]
+        return self.weights.linear(parts, "qkv")
 
     def _convolution(self, layer: int) -> None:
         d, record, prefix = self.d, self.record.convolution, self._layer(layer)

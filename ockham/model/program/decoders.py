@@ -636,6 +636,28 @@ _QWEN3_5_MOE = replace(
         "intermediate_size": 512,
     },
 )
+_QWEN3_NEXT = replace(
+    _QWEN3_5,
+    name="Qwen3NextForCausalLM",
+    sections=False,
+    delta=DeltaRecord(inputs=("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba"), fused=True),
+    experts=ExpertRecord(shared_intermediate="shared_expert_intermediate_size"),
+    ignored=(),
+    defaults={
+        **_QWEN3_5.defaults,
+        **_QWEN_EXPERTS,
+        "norm_topk_prob": True,
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 2,
+        "num_experts": 512,
+        "num_experts_per_tok": 10,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+    },
+)
 _QWEN3_5_MULTIMODAL, _QWEN3_5_MOE_MULTIMODAL = (
     replace(
         record,
@@ -685,6 +707,7 @@ DECODERS: dict[str, Architecture] = {
         _GPT_OSS,
         _LFM2,
         _LFM2_MOE,
+        _QWEN3_NEXT,
         _QWEN3_5,
         _QWEN3_5_MULTIMODAL,
         _QWEN3_5_MOE,

@@ -178,7 +178,9 @@ class ConvolutionRecord:
 class DeltaRecord:
     """Gated delta rules in the place of attention, in the layers whose entry of `layer_types` is
     `layer_type`; names relative to the layer, and keys of config.json. `inputs` are packed in this
-    order: queries, keys and values of all heads, z, b, a."""
+    order: queries, keys and values of all heads, z, b, a. Where they are `fused`, there are two: of
+    each key head in turn its query, its key, and the values and z of its value heads; and of each
+    key head in turn b and a."""
 
     layer_type: str = "linear_attention"
     inputs: tuple[str, ...] = (
@@ -187,6 +189,7 @@ class DeltaRecord:
         "linear_attn.in_proj_b",
         "linear_attn.in_proj_a",
     )
+    fused: bool = False
     weight: str = "linear_attn.conv1d"
     decay: str = "linear_attn.A_log"
     decay_bias: str = "linear_attn.dt_bias"
