@@ -75,6 +75,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "memory_bytes": "The same in bytes, of what is free at most.",
     "kv_cache_memory_bytes": "Bytes for keys and values, instead of a share of the memory.",
     "block_size": "Tokens of one page of state; a power of two.",
+    "checkpoint_tokens": "Tokens of a prompt between places from which others may go on, for "
+    "recurrent layers; by default so many that these take no more than keys and values.",
     "weight_cache": "Directory where packed weights are kept for the next start, or 'off'; by "
     "default 'packed' in $OCKHAM_CACHE, else in ~/.cache/ockham.",
     "weight_cache_bytes": "Bytes that it may take; what was used least recently is removed.",
@@ -155,7 +157,7 @@ _SECTIONS = {
     ),
     "Memory": (
         *("gpu_memory_utilization", "memory_bytes", "kv_cache_memory_bytes"),
-        *("kv_cache_dtype", "block_size"),
+        *("kv_cache_dtype", "block_size", "checkpoint_tokens"),
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),

@@ -32,6 +32,9 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
     `memory_bytes` says the same in bytes, of what is free at most.
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
+    `checkpoint_tokens` is how many tokens of a prompt come between places from which others may go
+    on where layers keep no keys and values; None: so many that what such layers keep there takes no
+    more than keys and values do.
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
     then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2,share=0.3".
     `search` is how completions are found, for requests that do not ask for another way.
@@ -97,6 +100,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     memory_bytes: int | None = None
     kv_cache_memory_bytes: int | None = None
     block_size: int = 16
+    checkpoint_tokens: int | None = None
     weight_cache: str | None = None
     weight_cache_bytes: int = 20 << 30
     kv_store: str | None = None
@@ -149,7 +153,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         check_state_dtype(self.kv_cache_dtype)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_model_len"):
+        for name in (
+            *("max_num_seqs", "max_num_batched_tokens", "block_size", "max_model_len"),
+            "checkpoint_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
+
 from ockham.cache.state import State, View
 from ockham.core.asks import ReuseAsk
 from ockham.core.errors import OckhamError
@@ -42,6 +44,7 @@ class Admission:
         *,
         most_rows: int,
         most_sequences: int,
+        checkpoint_tokens: int = 0,
     ) -> None:
         self.state = state
         self.policy = policy
@@ -50,6 +53,9 @@ class Admission:
         self.transfers = transfers
         self.most_rows = most_rows
         self.most_sequences = most_sequences
+        self._checkpoint_tokens = checkpoint_tokens
+        self._rowed = [g for g, layout in enumerate(state.groups) if not layout.spec.attends]
+        """The groups of layers that keep no keys and values."""
         self.waiting = Waiting()
         """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
@@ -396,11 +402,24 @@ class Admission:
             tokens = sequence.token_ids(cells)
             pages = -(-cells // self.state.page_tokens)
             tables = [table[:pages] for table in sequence.view.tables]
+            if self._rowed and not self._is_checkpoint(sequence, cells):
+                for group in self._rowed:
+                    tables[group] = np.full(pages, -1, np.int32)
             sequence.handle = self.reuse.keep(sequence.handle, tokens, sequence.salt, tables)
+
+    def _is_checkpoint(self, sequence: Sequence, cells: int) -> bool:
+        """Whether others may go on from here where layers keep no keys and values: at the end of a
+        prompt, after it, and every so many tokens within it."""
+        within = cells < sequence.prompt_tokens
+        if within and cells - sequence.checkpoint_at < self._checkpoint_tokens:
+            return False
+        sequence.checkpoint_at = cells
+        return True
 
     def _release(self, sequence: Sequence) -> None:
         sequence.leave_splice()
         sequence.inexact_from = None
+        sequence.checkpoint_at = 0
         if sequence.view is not None:
             self.state.release(sequence.view)
             sequence.view = None

@@ -188,6 +188,7 @@ class Assembly:
             self.transfers,
             most_rows=plan.step_rows,
             most_sequences=config.max_num_seqs,
+            checkpoint_tokens=plan.checkpoint_tokens,
             most_logits=plan.logits_rows,
             most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
             whole=not described.causal,

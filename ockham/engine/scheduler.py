@@ -44,6 +44,7 @@ class Scheduler(Admission):
         most_sequences: int,
         most_logits: int,
         most_scores: int,
+        checkpoint_tokens: int = 0,
         whole: bool = False,
     ) -> None:
         super().__init__(
@@ -54,6 +55,7 @@ class Scheduler(Admission):
             transfers,
             most_rows=most_rows,
             most_sequences=most_sequences,
+            checkpoint_tokens=checkpoint_tokens,
         )
         self.most_logits = most_logits
         self.most_scores = most_scores

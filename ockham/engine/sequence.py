@@ -58,6 +58,7 @@ class Sequence(Cells):
     __slots__ = (
         "adapter",
         "arrival_s",
+        "checkpoint_at",
         "chosen",
         "computed_once",
         "cumulative_logprob",
@@ -197,6 +198,9 @@ class Sequence(Cells):
         # Its state.
         self.view: View | None = None
         self.computed = 0
+        self.checkpoint_at = 0
+        """Up to which token it last left what others may go on from, of layers that keep no keys
+        and values."""
         self.computed_once = 0
         """The most tokens whose state it ever had: computing it again is booked as waste."""
         self.redone_by: str | None = None

@@ -63,6 +63,11 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     choices: tuple[Choice | None, ...] = ()
     """How rows choose keys in each layer group by the engine's pattern: `state_bytes` has the
     summaries in it that they choose by. None at all where nothing chooses."""
+    checkpoint_tokens: int = 0
+    """Of how many tokens of a prompt one is a place from which others may go on, where layers keep
+    no keys and values; 0 where all do."""
+    checkpoint_bytes: int = 0
+    """What those layers keep there."""
 
     @property
     def total_bytes(self) -> int:
@@ -90,6 +95,16 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
             f"{readable(self.state_bytes)} ({tokens} tokens, {self.state_dtype}): at most "
             f"{readable(self.total_bytes)} of the {readable(self.allowed_bytes)} allowed; "
             f"max_model_len {self.max_model_len}, max_num_seqs {self.max_num_seqs}"
+            + self._checkpoints()
+        )
+
+    def _checkpoints(self) -> str:
+        if not self.checkpoint_tokens:
+            return ""
+        held = readable(self.checkpoint_bytes // self.checkpoint_tokens)
+        return (
+            f"; a checkpoint of {readable(self.checkpoint_bytes)} every {self.checkpoint_tokens} "
+            f"tokens of a prompt ({held} a token)"
         )
 
 
@@ -223,6 +238,8 @@ class _Sizes:
             ),
             state_dtype=self.state_dtype,
             choices=self.choices if any(self.choices) else (),
+            checkpoint_tokens=self.checkpoint_tokens,
+            checkpoint_bytes=self.checkpoint_bytes,
         )
 
     def longest_that_fits(self, limit: int) -> int:
@@ -260,24 +277,33 @@ class _Sizes:
             # What the rows of a step look back at and what they leave, and what the prefixes that
             # are held end with.
             sequence = 2 * (1 + self.context_pages(window))
-            ends = -(-context_pages * self.config.block_size // self._tokens_between_ends)
+            ends = -(-context_pages * self.config.block_size // self.checkpoint_tokens)
             return min(context_pages, self.config.max_num_seqs * sequence + ends)
         else:
             cells = self.window_cells(window, max_model_len)
         return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
 
     @property
-    def _tokens_between_ends(self) -> int:
-        """Of how many tokens one ends a prefix from which others may go on, where layers keep no
-        keys and values: so many that what those layers keep there takes no more than the keys and
-        values of these tokens, and no fewer than a page."""
-        layouts = [
+    def checkpoint_bytes(self) -> int:
+        """What layers without keys and values keep at a place from which others may go on; 0 if
+        there are none."""
+        return sum(each.page_bytes for each in self._page_layouts if not each.spec.attends)
+
+    @property
+    def checkpoint_tokens(self) -> int:
+        """Of how many tokens of a prompt one is such a place, no fewer than a page; 0 as above."""
+        if not self.checkpoint_bytes:
+            return 0
+        token = sum(each.cell_bytes for each in self._page_layouts if each.spec.attends)
+        own = self.config.checkpoint_tokens or -(-self.checkpoint_bytes // max(1, token))
+        return max(self.config.block_size, own)
+
+    @property
+    def _page_layouts(self) -> list[GroupLayout]:
+        return [
             _layout(group, self.state_dtype, self.config.block_size, 1)
             for group in self.description.groups
         ]
-        end = sum(each.page_bytes for each in layouts if not each.spec.attends)
-        token = sum(each.cell_bytes for each in layouts if each.spec.attends)
-        return max(self.config.block_size, -(-end // max(1, token)))
 
     def step_rows(self, max_model_len: int) -> int:
         """The most rows of a step, which holds whole texts if the model is not causal."""

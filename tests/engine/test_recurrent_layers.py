@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ockham.core.errors import ConfigError
+from ockham.core.units import readable
 from ockham.engine.engine import Engine
 from tests.helpers.serving import ask, drain, make_engine, tokens_of
 from tests.helpers.tiny import tiny_lfm2, tiny_llama, tiny_qwen3_5
@@ -55,7 +56,7 @@ def test_a_turn_goes_on_from_the_one_before(checkpoint: Path) -> None:
 
 def test_a_prompt_that_leaves_another_goes_on_from_the_end_of_a_chunk(checkpoint: Path) -> None:
     """What convolutions and states left between those ends is not kept."""
-    engine = engine_of(checkpoint)
+    engine = engine_of(checkpoint, checkpoint_tokens=CHUNK)
     first = prompt(101)
     said(engine, "first", first)
     other = [*first[:80], *(90 - token for token in first[80:])]
@@ -63,6 +64,28 @@ def test_a_prompt_that_leaves_another_goes_on_from_the_end_of_a_chunk(checkpoint
     assert held == 80 - 80 % CHUNK
     alone = engine_of(checkpoint, reuse="none", speculative_config="none")
     assert said(alone, "alone", other)[0] == answer
+
+
+@pytest.mark.parametrize(("every", "held"), [(1, 160), (64, 128), (100, 128), (1000, 0)])
+def test_a_setting_says_how_many_tokens_lie_between_checkpoints(
+    checkpoint: Path, every: int, held: int
+) -> None:
+    engine = engine_of(checkpoint, checkpoint_tokens=every)
+    assert engine.model.plan.checkpoint_tokens == max(8, every)
+    first = prompt(200)
+    said(engine, "first", first)
+    other = [*first[:170], *(90 - token for token in first[170:])]
+    assert said(engine, "other", other)[1] == held
+
+
+def test_checkpoints_are_told_of(checkpoint: Path) -> None:
+    plan = engine_of(checkpoint, checkpoint_tokens=64).model.plan
+    rows = [layout for layout in engine_of(checkpoint).model.layouts if not layout.spec.attends]
+    assert plan.checkpoint_bytes == sum(layout.page_bytes for layout in rows)
+    assert f"a checkpoint of {readable(plan.checkpoint_bytes)} every 64 tokens" in plan.describe()
+    assert plan.numbers()["checkpoint_tokens"] == 64
+    with pytest.raises(ConfigError, match="checkpoint_tokens must be at least 1, got 0"):
+        engine_of(checkpoint, checkpoint_tokens=0)
 
 
 def test_a_turn_goes_on_after_a_restart(checkpoint: Path, tmp_path: Path) -> None:
