@@ -103,12 +103,10 @@ class Tree:
     def chain(self) -> Tree:
         """The likeliest child of the root, its likeliest child, and so on."""
         path: list[int] = []
-        for number, parent in enumerate(self.parents):
-            above = path[-1] if path else ROOT
-            if parent == above:
-                path.append(number)
-            elif parent == self.parents[above] and self.chances[number] > self.chances[above]:
-                path[-1] = number
+        above = ROOT
+        while below := [number for number, own in enumerate(self.parents) if own == above]:
+            above = max(below, key=self.chances.__getitem__)
+            path.append(above)
         return self.pruned(path)
 
     def pruned(self, numbers: list[int]) -> Tree:

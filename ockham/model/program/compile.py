@@ -207,7 +207,7 @@ class _Compiler:
                 *shape,
                 qkv=(
                     self._gated(prefix, record.qkv, widths)
-                    if d.output_gates
+                    if record.output_gates
                     else self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv", rotated)
                 ),
                 norm=(
@@ -223,7 +223,7 @@ class _Compiler:
                 query_weight=self._query_weight(prefix) if after else None,
             )
         )
-        if not d.output_gates:  # whose rows of queries and gates do not stand together
+        if not record.output_gates:  # whose rows of queries and gates do not stand together
             self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size, rotated)
         self._mark(f"layer.{layer}.pattern")
         self._ops.append(
@@ -255,8 +255,10 @@ class _Compiler:
                 residual_scale=d.residual_scale,
                 stream_norm=self._norm(prefix, record.attention_stream_norm),
                 shortcut=self._shortcut(output),
-                gate=self._output_gates(prefix, record.qkv[0]) if d.output_gates else None,
-                gate_norm=self._norm(prefix, record.attention_norm) if d.output_gates else None,
+                gate=self._output_gates(prefix, record.qkv[0]) if record.output_gates else None,
+                gate_norm=(
+                    self._norm(prefix, record.attention_norm) if record.output_gates else None
+                ),
             )
         )
 

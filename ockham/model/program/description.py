@@ -184,8 +184,6 @@ class ModelDescription:
     convolution_length: int = 0
     convolution_bias: bool = False
     deltas: DeltaSizes | None = None
-    output_gates: bool = False
-    """Whether what attention gives is multiplied with the sigmoid of a product of its own."""
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
@@ -437,7 +435,6 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         convolutions=convolutions,
         convolution_length=length,
         deltas=_deltas(architecture, values, layers),
-        output_gates=architecture.output_gates,
         convolution_bias=bool(convolutions)
         and architecture.convolution is not None
         and values.flag(architecture.convolution.bias),

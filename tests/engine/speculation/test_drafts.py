@@ -38,6 +38,17 @@ def test_what_two_drafters_propose_alike_is_one_token() -> None:
     assert tree.path(3) == [0, 3]
 
 
+def test_a_chain_is_the_likeliest_child_after_the_other_whoever_proposed_it() -> None:
+    tree = tree_of(Draft([5, 6], [-1, 0], [1, 1]), Draft([8, 9, 3], [-1, 0, 0], [0, 1, 0]))
+    chain = tree.chain()
+    assert chain.tokens == [8, 3]
+    assert chain.parents == [ROOT, 0]
+    assert chain.sources == [[(1, 0)], [(1, 0)]]
+    straight = tree_of(Draft([5, 6, 7], [-1, 0, 1], [1, 1, 0]))
+    assert straight.chain() is straight
+    assert not Tree().chain().tokens
+
+
 def test_what_hangs_below_a_token_that_is_not_worth_it_is_left_out() -> None:
     tree = tree_of(Draft([1, 2, 3], [-1, 0, -1], [2, 0, 1]), worth=0.2)
     assert tree.tokens == [3]
