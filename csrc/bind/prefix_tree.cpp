@@ -39,6 +39,12 @@ nb::list arrays_of(PrefixTree::Pages&& pages) {
     return arrays;
 }
 
+std::vector<int64_t> numbers_of(nb::sequence numbers) {
+    std::vector<int64_t> all;
+    for (nb::handle number : numbers) all.push_back(nb::cast<int64_t>(number));
+    return all;
+}
+
 nb::tuple insert(PrefixTree& self, const std::string& salt, Ids ids, nb::sequence tables,
                  int64_t page_tokens) {
     std::vector<Ids> held;
@@ -66,12 +72,12 @@ void bind_prefix_tree(nb::module_& module) {
     nb::class_<PrefixTree>(module, "PrefixTree")
         .def(
             "__init__",
-            [](PrefixTree* self, int64_t page_tokens, nb::sequence windows, double slope) {
-                std::vector<int64_t> all;
-                for (nb::handle window : windows) all.push_back(nb::cast<int64_t>(window));
-                new (self) PrefixTree(page_tokens, std::move(all), slope);
+            [](PrefixTree* self, int64_t page_tokens, nb::sequence windows, double slope,
+               nb::sequence apart) {
+                new (self)
+                    PrefixTree(page_tokens, numbers_of(windows), slope, numbers_of(apart));
             },
-            "page_tokens"_a, "windows"_a, "slope"_a)
+            "page_tokens"_a, "windows"_a, "slope"_a, "apart"_a)
         .def(
             "match",
             [](PrefixTree& self, const std::string& salt, Ids tokens, bool touch) {
@@ -79,6 +85,14 @@ void bind_prefix_tree(nb::module_& module) {
                 return nb::make_tuple(found.tokens, arrays_of(std::move(found.tables)), found.node);
             },
             "salt"_a, "tokens"_a, "touch"_a)
+        .def(
+            "agreed",
+            [](const PrefixTree& self, const std::string& salt, Ids tokens) {
+                PrefixTree::Pages tables;
+                const int64_t length = self.agreed(salt, tokens_of(tokens), tables);
+                return nb::make_tuple(length, arrays_of(std::move(tables)));
+            },
+            "salt"_a, "tokens"_a)
         .def("insert", &insert, "salt"_a, "tokens"_a, "tables"_a, "page_tokens"_a)
         .def(
             "cut",
@@ -108,6 +122,14 @@ void bind_prefix_tree(nb::module_& module) {
                  if (!self.evict(given)) return nb::none();
                  return arrays_of(std::move(given));
              })
+        .def(
+            "release",
+            [](PrefixTree& self, nb::sequence groups) -> nb::object {
+                PrefixTree::Pages given;
+                if (!self.release(numbers_of(groups), given)) return nb::none();
+                return arrays_of(std::move(given));
+            },
+            "groups"_a)
         .def("evictable",
              [](const PrefixTree& self) {
                  nb::list pages;

@@ -55,12 +55,21 @@ struct PrefixTree::Node {
     }
 };
 
-PrefixTree::PrefixTree(int64_t page_tokens, std::vector<int64_t> windows, double slope)
+PrefixTree::PrefixTree(int64_t page_tokens, std::vector<int64_t> windows, double slope,
+                       std::vector<int64_t> apart)
     : page_tokens_(page_tokens),
       windows_(std::move(windows)),
       slope_(slope),
+      apart_(std::move(apart)),
       evictable_(windows_.size(), 0) {
     if (page_tokens_ < 1) throw std::invalid_argument("a page holds at least one token.");
+    for (const int64_t group : apart_) {
+        if (group < 0 || group >= static_cast<int64_t>(windows_.size()))
+            throw std::invalid_argument("there is no group " + std::to_string(group) + " of layers.");
+        const int64_t window = windows_[static_cast<size_t>(group)];
+        if (window >= 2)
+            checkpoint_pages_ = std::max(checkpoint_pages_, 2 + (window - 2) / page_tokens_);
+    }
 }
 
 PrefixTree::~PrefixTree() = default;
@@ -98,6 +107,13 @@ PrefixTree::Match PrefixTree::match(const std::string& salt, Tokens tokens, bool
     found.tokens = length;
     found.node = path.back().node->number;
     return found;
+}
+
+int64_t PrefixTree::agreed(const std::string& salt, Tokens tokens, Pages& tables) const {
+    const std::vector<Step> path = walk(salt, tokens);
+    const int64_t length = path.empty() ? 0 : path.back().end;
+    tables = tables_of(path, length);
+    return length;
 }
 
 std::vector<PrefixTree::Step> PrefixTree::walk(const std::string& salt, Tokens tokens) const {
@@ -219,6 +235,8 @@ PrefixTree::Node* PrefixTree::split(Node* node, int64_t at, Pages& taken) {
         count(node, 1);
         count(upper, 1);
     }
+    note(node);
+    note(upper);
     list(node);
     return upper;
 }
@@ -235,6 +253,7 @@ void PrefixTree::fill(Node* node, const std::vector<const int32_t*>& tables, Pag
             ++pages_;
         }
     }
+    note(node);
 }
 
 bool PrefixTree::extend(Node* node, Tokens tokens, const std::vector<const int32_t*>& tables,
@@ -257,6 +276,7 @@ bool PrefixTree::extend(Node* node, Tokens tokens, const std::vector<const int32
             ++turnover_;
         }
     if (!node->kept()) count(node, 1);
+    note(node);
     tokens_ += tokens.count - at;
     use(node);
     return true;
@@ -277,6 +297,7 @@ PrefixTree::Node* PrefixTree::grow(Node* parent, Tokens tokens,
     unlist(parent);
     parent->adopt(node);
     count(node, 1);
+    note(node);
     tokens_ += tokens.count - at;
     use(node);
     return node;
@@ -404,6 +425,7 @@ bool PrefixTree::evict(Pages& given) {
         pages_ -= static_cast<int64_t>(given[g].size());
     }
     tokens_ -= static_cast<int64_t>(node->tokens.size());
+    holders_.erase(node);
     Node* parent = node->parent;
     parent->children.erase(parent->place(node->tokens.front()));
     nodes_.erase(node->number);
@@ -416,6 +438,87 @@ bool PrefixTree::evict(Pages& given) {
                 break;
             }
     }
+    return true;
+}
+
+// Keeps `holders_` as it is to be after a node's pages changed.
+void PrefixTree::note(Node* node) {
+    if (apart_.empty()) return;
+    if (holds_from(node, 0))
+        holders_.insert(node);
+    else
+        holders_.erase(node);
+}
+
+// The first of a node's pages that some of the groups hold, -1 for none.
+int64_t PrefixTree::first_held(const Node* node, const std::vector<int64_t>& groups) const {
+    int64_t first = -1;
+    for (const int64_t group : groups) {
+        const auto& own = node->pages[static_cast<size_t>(group)];
+        const auto found =
+            std::find_if(own.begin(), own.end(), [](int32_t page) { return page >= 0; });
+        const int64_t at = found - own.begin();
+        if (found != own.end() && (first < 0 || at < first)) first = at;
+    }
+    return first;
+}
+
+// Whether a node holds a page that goes apart, from its page `first` on.
+bool PrefixTree::holds_from(const Node* node, int64_t first) const {
+    for (const int64_t group : apart_) {
+        const auto& own = node->pages[static_cast<size_t>(group)];
+        for (size_t i = static_cast<size_t>(first); i < own.size(); ++i)
+            if (own[i] >= 0) return true;
+    }
+    return false;
+}
+
+// Whether a later checkpoint than the one at a node's page `first` is held before any other context
+// branches off.
+bool PrefixTree::passed(const Node* node, int64_t first) const {
+    const int64_t after = first + checkpoint_pages_;
+    if (holds_from(node, after)) return true;
+    if (node->children.size() != 1) return false;
+    const Node* child = node->children.front().second;
+    return holds_from(child, std::max<int64_t>(0, node->start / page_tokens_ + after -
+                                                      child->start / page_tokens_));
+}
+
+bool PrefixTree::release(const std::vector<int64_t>& groups, Pages& given) {
+    using Key = std::tuple<bool, bool, double, int64_t>;
+    Node* least = nullptr;
+    int64_t at = 0;
+    Key best;
+    for (Node* node : holders_) {
+        const int64_t first = node->kept() ? -1 : first_held(node, groups);
+        if (first < 0) continue;
+        const Key key{node->hint != kGone, !passed(node, first), node->priority, node->used};
+        if (least != nullptr && !(key < best)) continue;
+        least = node;
+        at = first;
+        best = key;
+    }
+    if (least == nullptr) return false;
+    // A page that a child holds too becomes the child's own.
+    count(least, -1);
+    for (const auto& [token, child] : least->children)
+        if (!child->kept()) count(child, -1);
+    given.assign(windows_.size(), {});
+    for (const int64_t group : apart_) {
+        auto& own = least->pages[static_cast<size_t>(group)];
+        auto& gone = given[static_cast<size_t>(group)];
+        const int64_t end = std::min<int64_t>(at + checkpoint_pages_, own.size());
+        for (int64_t i = at; i < end; ++i) {
+            if (own[i] < 0) continue;
+            gone.push_back(own[i]);
+            own[i] = -1;
+        }
+        pages_ -= static_cast<int64_t>(gone.size());
+    }
+    count(least, 1);
+    for (const auto& [token, child] : least->children)
+        if (!child->kept()) count(child, 1);
+    note(least);
     return true;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -40,14 +41,18 @@ class PrefixTree {
     enum Hint { kGone, kSpent, kPlain, kExpected, kHints };  // as in ockham/core/seams/reuse.py
 
     // `windows[g]` is the sliding window of layer group g, 0 for none; `slope` what a token costs
-    // more for each token before it, in units of the first one.
-    PrefixTree(int64_t page_tokens, std::vector<int64_t> windows, double slope);
+    // more for each token before it, in units of the first one. Pages of the groups in `apart` may go
+    // by themselves.
+    PrefixTree(int64_t page_tokens, std::vector<int64_t> windows, double slope,
+               std::vector<int64_t> apart = {});
     ~PrefixTree();
     PrefixTree(const PrefixTree&) = delete;
     PrefixTree& operator=(const PrefixTree&) = delete;
 
     void tick(double now_s) { now_s_ = now_s; }
     Match match(const std::string& salt, Tokens tokens, bool touch);
+    // How many of the first tokens are here, and the pages of each group, -1 where there is none.
+    int64_t agreed(const std::string& salt, Tokens tokens, Pages& tables) const;
     // `tables[g]` has ceil(tokens / page_tokens) pages. Adds to `taken` what the tree now holds once
     // more, and gives the handle of the last node.
     int64_t insert(const std::string& salt, Tokens tokens, const std::vector<const int32_t*>& tables,
@@ -65,6 +70,9 @@ class PrefixTree {
 
     // False if every leaf is locked or pinned; else `given` has the pages that the leaf held.
     bool evict(Pages& given);
+    // Lets go of one checkpoint of the groups that go apart, one that holds a page of `groups`; false if
+    // there is none in nodes that are neither locked nor pinned.
+    bool release(const std::vector<int64_t>& groups, Pages& given);
     const std::vector<int64_t>& evictable() const { return evictable_; }
 
     int64_t tokens() const { return tokens_; }
@@ -98,10 +106,17 @@ class PrefixTree {
     void list(Node* node);
     void unlist(Node* node);
     Node* least() const;
+    void note(Node* node);
+    int64_t first_held(const Node* node, const std::vector<int64_t>& groups) const;
+    bool holds_from(const Node* node, int64_t first) const;
+    bool passed(const Node* node, int64_t first) const;
 
     const int64_t page_tokens_;
     const std::vector<int64_t> windows_;
     const double slope_;
+    const std::vector<int64_t> apart_;
+    int64_t checkpoint_pages_ = 1;           // the most pages of a group that one place needs
+    std::unordered_set<Node*> holders_;      // the nodes that hold pages which go apart
     std::map<std::string, std::unique_ptr<Node>> roots_;
     std::unordered_map<int64_t, std::unique_ptr<Node>> nodes_;
     std::set<Leaf> leaves_[kHints];  // those that may go, the one that is worth least first

@@ -14,12 +14,21 @@ from ockham.kernels.native import core
 class NativeTree:
     """See `PrefixTree`, whose every decision it makes too."""
 
-    def __init__(self, page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> None:
+    def __init__(
+        self,
+        page_tokens: int,
+        windows: Sequence[int],
+        slope: float = 0.0,
+        apart: Sequence[int] = (),
+    ) -> None:
         self._page_tokens = page_tokens
-        self._native = core.PrefixTree(page_tokens, list(windows), slope)
+        self._native = core.PrefixTree(page_tokens, list(windows), slope, list(apart))
 
     def match(self, salt: str, tokens: Ints, touch: bool = True) -> Match:
         return Match(*self._native.match(salt, tokens, touch))
+
+    def agreed(self, salt: str, tokens: Ints) -> tuple[int, list[Ints]]:
+        return cast("tuple[int, list[Ints]]", self._native.agreed(salt, tokens))
 
     def insert(self, salt: str, tokens: Ints, tables: Sequence[Ints]) -> tuple[int, list[Ints]]:
         found: tuple[int, list[Ints]] = self._native.insert(salt, tokens, tables, self._page_tokens)
@@ -36,6 +45,9 @@ class NativeTree:
 
     def evict(self) -> list[Ints] | None:
         return cast("list[Ints] | None", self._native.evict())
+
+    def release(self, groups: Sequence[int]) -> list[Ints] | None:
+        return cast("list[Ints] | None", self._native.release(list(groups)))
 
     def evictable(self) -> list[int]:
         return cast("list[int]", self._native.evictable())
@@ -79,8 +91,9 @@ class NativeTree:
 Tree = NativeTree | PrefixTree
 
 
-def make_tree(page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> Tree:
+def make_tree(
+    page_tokens: int, windows: Sequence[int], slope: float = 0.0, apart: Sequence[int] = ()
+) -> Tree:
     """The native tree where the core was built, the plain one elsewhere."""
-    if core is None:
-        return PrefixTree(page_tokens, windows, slope)
-    return NativeTree(page_tokens, windows, slope)
+    kind = PrefixTree if core is None else NativeTree
+    return kind(page_tokens, windows, slope, apart)

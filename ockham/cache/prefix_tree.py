@@ -75,10 +75,25 @@ class PrefixTree:
     *window*: the nodes used last, up to half of the pages held, go by no prediction. So what
     recency alone would keep in a quarter of the room is kept, however wrong they are. What is GONE
     is known and goes before all else.
+
+    Pages of the groups in `apart` may go by themselves (`release`), a checkpoint at a time: the
+    pages of these groups that one place in a context needs. So a want of those pages costs no
+    pages of other groups.
     """
 
-    def __init__(self, page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> None:
+    def __init__(
+        self,
+        page_tokens: int,
+        windows: Sequence[int],
+        slope: float = 0.0,
+        apart: Sequence[int] = (),
+    ) -> None:
         self.page_tokens, self.windows, self.slope = page_tokens, tuple(windows), slope
+        self.apart = tuple(apart)
+        self._checkpoint_pages = max(
+            (2 + (self.windows[group] - 2) // page_tokens for group in apart), default=1
+        )
+        """The most pages of a group that one place needs."""
         self._roots: dict[str, Node] = {}
         self._nodes: dict[int, Node] = {}
         self._numbers = self._uses = 0
@@ -126,6 +141,13 @@ class PrefixTree:
                 node.hint = max(node.hint, PLAIN)  # a use proves that it was not spent
                 self._use(node)
         return Match(length, tables, path[-1][0].number)
+
+    def agreed(self, salt: str, tokens: Ints) -> tuple[int, list[Ints]]:
+        """How many of the first tokens are in the tree, whether a row could go on from there or
+        not, and the pages that it has of each group, -1 where it has none."""
+        path = self._walk(salt, tokens)
+        length = path[-1][1] if path else 0
+        return length, self._tables(path, length)
 
     def _walk(self, salt: str, tokens: Ints) -> list[tuple[Node, int]]:
         """The nodes that `tokens` pass through, and up to which cell they agree with each."""
@@ -349,6 +371,52 @@ class PrefixTree:
             if hint == GONE or self._turnover - first.stamp >= self.pages // 2:
                 return first
         return None
+
+    def release(self, groups: Sequence[int]) -> list[Ints] | None:
+        """Let go of one checkpoint, and of no other group's pages; of each group the pages that it
+        held. None if nodes that nobody has locked or pinned hold no page of `groups`, which are
+        some of those that go apart.
+
+        What is GONE goes first. Then go checkpoints that a later one of the same context has
+        passed, where no other context branches off between them: a next turn goes on from the last
+        one. The order among these is that of `evict`, and within a node that of its cells.
+        """
+        best: tuple[bool, bool, float, int] | None = None
+        for node in self._nodes.values():
+            first = None if node.locks or node.pinned else self._first_held(node, groups)
+            if first is None:
+                continue
+            key = (node.hint != GONE, not self._passed(node, first), *_worth(node))
+            if best is None or key < best:
+                best, found, at = key, node, first
+        if best is None:
+            return None
+        given: list[list[int]] = [[] for _ in self.windows]
+        for group in self.apart:
+            own = found.pages[group]
+            for i in range(at, min(at + self._checkpoint_pages, len(own))):
+                if own[i] >= 0:
+                    given[group].append(own[i])
+                    own[i] = -1
+            self.pages -= len(given[group])
+        return _arrays(given)
+
+    def _first_held(self, node: Node, groups: Sequence[int]) -> int | None:
+        """The first of a node's pages that some of the groups hold."""
+        held = [i for group in groups for i, page in enumerate(node.pages[group]) if page >= 0]
+        return min(held, default=None)
+
+    def _passed(self, node: Node, first: int) -> bool:
+        """Whether a later checkpoint than the one at a node's page `first` is held before any other
+        context branches off."""
+        after = first + self._checkpoint_pages
+        if any(page >= 0 for group in self.apart for page in node.pages[group][after:]):
+            return True
+        if len(node.children) != 1:
+            return False
+        (child,) = node.children.values()
+        skip = max(0, node.start // self.page_tokens + after - child.start // self.page_tokens)
+        return any(page >= 0 for group in self.apart for page in child.pages[group][skip:])
 
     def evictable(self) -> list[int]:
         """Pages of each group in nodes that nobody has locked or pinned. A page that the node above

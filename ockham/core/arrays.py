@@ -13,3 +13,10 @@ Longs = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint32]
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
+
+
+def common_prefix(one: Ints, other: Ints) -> int:
+    """How many tokens two texts have in common at their beginning."""
+    most = min(len(one), len(other))
+    differ = np.flatnonzero(one[:most] != other[:most])
+    return int(differ[0]) if len(differ) else most

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import numpy as np
-
 from ockham.cache.state import State, View
+from ockham.core.arrays import common_prefix
 from ockham.core.asks import ReuseAsk
 from ockham.core.errors import OckhamError
 from ockham.core.seams import (
@@ -20,6 +19,7 @@ from ockham.core.seams import (
     Reuse,
 )
 from ockham.engine import reordering
+from ockham.engine.checkpoints import Checkpoints
 from ockham.engine.crowd import Crowd
 from ockham.engine.plan import Plan
 from ockham.engine.sequence import Sequence, Status
@@ -53,9 +53,7 @@ class Admission:
         self.transfers = transfers
         self.most_rows = most_rows
         self.most_sequences = most_sequences
-        self._checkpoint_tokens = checkpoint_tokens
-        self._rowed = [g for g, layout in enumerate(state.groups) if not layout.spec.attends]
-        """The groups of layers that keep no keys and values."""
+        self.checkpoints = Checkpoints(state, checkpoint_tokens)
         self.waiting = Waiting()
         """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
@@ -253,6 +251,7 @@ class Admission:
             else:
                 sequence.view = self.state.new_view()
             self._splice(sequence)
+            self._part(sequence)
             sequence.status = Status.RUNNING
             self.policy.begin(sequence)
             self.running.append(sequence)
@@ -262,6 +261,12 @@ class Admission:
                 break  # whoever gave way waits again, and the order is another
         for sequence in admitted:
             self._unqueue(sequence)
+
+    def _part(self, sequence: Sequence) -> None:
+        """Have an admitted sequence leave a checkpoint where it parts from those before it."""
+        if self.checkpoints.kept and sequence.shares:
+            tokens = sequence.token_ids(sequence.reusable)
+            self.checkpoints.part(sequence, self.reuse.agreed_tokens(tokens, sequence.salt))
 
     def _unqueue(self, sequence: Sequence) -> None:
         self.waiting.remove(sequence)
@@ -369,8 +374,13 @@ class Admission:
             return 0
         tokens = sequence.prompt[: sequence.reusable]
         least = 1 if sequence.request.patient else self.state.page_tokens
-        others = ((other.prompt[: other.exact_until], other.salt) for other in prefilling)
-        return self.reuse.should_wait(tokens, sequence.salt, others, least)
+        others = [(other.prompt[: other.exact_until], other.salt) for other in prefilling]
+        shared = self.reuse.should_wait(tokens, sequence.salt, others, least)
+        if shared and self.checkpoints.kept:
+            for other, (theirs, salt) in zip(prefilling, others, strict=True):
+                if salt == sequence.salt:
+                    self.checkpoints.part(other, common_prefix(tokens, theirs))
+        return shared
 
     def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
@@ -402,24 +412,14 @@ class Admission:
             tokens = sequence.token_ids(cells)
             pages = -(-cells // self.state.page_tokens)
             tables = [table[:pages] for table in sequence.view.tables]
-            if self._rowed and not self._is_checkpoint(sequence, cells):
-                for group in self._rowed:
-                    tables[group] = np.full(pages, -1, np.int32)
+            tables = self.checkpoints.of(sequence, cells, tables)
             sequence.handle = self.reuse.keep(sequence.handle, tokens, sequence.salt, tables)
-
-    def _is_checkpoint(self, sequence: Sequence, cells: int) -> bool:
-        """Whether others may go on from here where layers keep no keys and values: at the end of a
-        prompt, after it, and every so many tokens within it."""
-        within = cells < sequence.prompt_tokens
-        if within and cells - sequence.checkpoint_at < self._checkpoint_tokens:
-            return False
-        sequence.checkpoint_at = cells
-        return True
 
     def _release(self, sequence: Sequence) -> None:
         sequence.leave_splice()
         sequence.inexact_from = None
         sequence.checkpoint_at = 0
+        sequence.partings.clear()
         if sequence.view is not None:
             self.state.release(sequence.view)
             sequence.view = None

@@ -187,6 +187,7 @@ class Scheduler(Admission):
                 continue  # preempted by one before it
             if sequence.border is not None:
                 rows = min(rows, sequence.rows_to_border)
+            rows = self.checkpoints.until(sequence, rows)
             if self.whole:
                 rows = sequence.remaining if sequence.remaining <= plan.rows else 0
             rows = min(rows, plan.rows)  # a block may have taken more than its share

@@ -78,6 +78,7 @@ class Sequence(Cells):
         "leniency",
         "order",
         "params",
+        "partings",
         "plain",
         "redone_by",
         "repetition",
@@ -201,6 +202,8 @@ class Sequence(Cells):
         self.checkpoint_at = 0
         """Up to which token it last left what others may go on from, of layers that keep no keys
         and values."""
+        self.partings: set[int] = set()
+        """Places of its prompt up to which another has the same tokens, see `Checkpoints`."""
         self.computed_once = 0
         """The most tokens whose state it ever had: computing it again is booked as waste."""
         self.redone_by: str | None = None

@@ -57,13 +57,17 @@ def open_tiers(
         return None
     planes = state.planes
     page_bytes = tuple(planes.stored_page_bytes(group) for group in range(len(state.groups)))
-    identity = Identity(model.numerics_id, planes.layout, state.page_tokens, page_bytes)
-    if config.swap_bytes and config.swap_bytes < identity.payload_bytes:
+    identity = Identity(
+        model.numerics_id, planes.layout, state.page_tokens, page_bytes, state.apart
+    )
+    least = identity.payload_bytes + identity.checkpoint_bytes
+    if config.swap_bytes and config.swap_bytes < least:
+        what = "one page and its checkpoint" if identity.apart else "one page"
         raise ConfigError(
-            f"swap_space={config.swap_space:g} GiB has no room for one page of "
-            f"{identity.payload_bytes} bytes; raise it."
+            f"swap_space={config.swap_space:g} GiB has no room for {what} of {least} bytes; raise "
+            "it."
         )
-    memory = MemoryTier(config.swap_bytes, identity.payload_bytes) if config.swap_bytes else None
+    memory = MemoryTier(config.swap_bytes) if config.swap_bytes else None
     disk = None
     if config.kv_store is not None:
         try:

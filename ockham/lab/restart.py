@@ -71,7 +71,8 @@ def measure_restart(
         if tiers is None or tiers.disk is None:
             raise ConfigError(f"the store in {directory} cannot be used; name another --directory.")
         result.pages = prompt_tokens // engine.state.page_tokens
-        result.nbytes = result.pages * tiers.disk.slot_bytes
+        rows = result.pages + tiers.identity.checkpoint_parts
+        result.nbytes = rows * tiers.disk.slot_bytes
     (pages,) = directory.glob("*/pages")
     for _ in range(rounds):
         _drop(pages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -27,12 +28,18 @@ class Trees(RuleBasedStateMachine):
     """Every page number is used once, so that what a page holds can be looked up: `cells[page]` are
     the salt and the tokens up to the last cell that was valid when the page was made."""
 
-    @initialize(window=st.sampled_from([0, 1, 3, 9]), slope=st.sampled_from([0.0, 0.1]))
-    def start(self, window: int, slope: float) -> None:
+    @initialize(
+        window=st.sampled_from([0, 1, 3, 9]),
+        slope=st.sampled_from([0.0, 0.1]),
+        apart=st.booleans(),
+    )
+    def start(self, window: int, slope: float, apart: bool) -> None:
         self.windows = (0, window) if window else (0,)
-        self.trees = [PrefixTree(PAGE, self.windows, slope)]
+        self.apart = (1,) if window and apart else ()
+        self.trees = [PrefixTree(PAGE, self.windows, slope, self.apart)]
         if core is not None:
-            self.trees.append(NativeTree(PAGE, self.windows, slope))  # type: ignore[arg-type]
+            native = NativeTree(PAGE, self.windows, slope, self.apart)
+            self.trees.append(native)  # type: ignore[arg-type]
         self.pages = 0
         self.cells: dict[int, tuple[str, list[int]]] = {}
         self.held: list[Counter[int]] = [Counter() for _ in self.windows]
@@ -78,6 +85,14 @@ class Trees(RuleBasedStateMachine):
         if len(self.windows) == 1:
             assert first.tokens == longest
         assert first.tokens <= longest
+        for tree in self.trees:
+            agreed, tables = tree.agreed(salt, ids_of(tokens))
+            assert agreed == longest
+            assert [len(table) for table in tables] == [-(-longest // PAGE)] * len(self.windows)
+            assert (tables[0] >= 0).all()
+            for table, usable in zip(tables, first.tables, strict=True):
+                there = usable[: first.tokens // PAGE] >= 0
+                assert (table[: len(there)][there] == usable[: len(there)][there]).all()
         for window, table in zip(self.windows, first.tables, strict=True):
             seen = max(0, first.tokens + 1 - window) if window else 0
             for cell in range(seen, first.tokens):
@@ -129,6 +144,24 @@ class Trees(RuleBasedStateMachine):
         if first is not None:
             for group, pages in enumerate(first):
                 self.held[group].subtract(pages.tolist())
+
+    @rule()
+    def release(self) -> None:
+        if not self.apart:
+            return
+        holding = sum(len(node.children) for node in self.trees[0]._nodes.values())
+        free = self.trees[0].evictable()[1]
+        first, *others = [tree.release(self.apart) for tree in self.trees]
+        for other in others:
+            assert (other is None) == (first is None)
+            if first is not None:
+                assert [p.tolist() for p in other] == [p.tolist() for p in first]
+        assert (first is None) <= (free <= 0)
+        if first is not None:
+            assert not len(first[0])
+            assert 0 < len(first[1]) <= 2 + (self.windows[1] - 2) // PAGE
+            self.held[1].subtract(first[1].tolist())
+            assert holding == sum(len(n.children) for n in self.trees[0]._nodes.values())
 
     @rule(data=st.data())
     def unlock(self, data: st.DataObject) -> None:
@@ -198,4 +231,70 @@ class Trees(RuleBasedStateMachine):
 
 
 TestTrees = Trees.TestCase
+
+
+def kinds() -> list[type[PrefixTree] | type[NativeTree]]:
+    return [PrefixTree] if core is None else [PrefixTree, NativeTree]
+
+
+def held_at(tree: PrefixTree | NativeTree, tokens: list[int]) -> list[int]:
+    """The pages at which the group that goes apart holds something of a context."""
+    _, tables = tree.agreed("", ids_of(tokens))
+    return np.flatnonzero(tables[1] >= 0).tolist()
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_passed_checkpoint_goes_first_and_keys_and_values_stay(
+    kind: type[PrefixTree] | type[NativeTree],
+) -> None:
+    tree = kind(PAGE, (0, PAGE + 1), 0.0, (1,))
+    first, second = list(range(1, 41)), list(range(101, 121))
+    ends = np.full(10, -1, np.int32)
+    ends[[3, 9]] = 3, 9
+    tree.insert("", ids_of(first), [np.arange(10, dtype=np.int32), ends])
+    ends = np.full(5, -1, np.int32)
+    ends[4] = 24
+    tree.insert("", ids_of(second), [np.arange(20, 25, dtype=np.int32), ends])
+    went = []
+    while (pages := tree.release([1])) is not None:
+        went.append(pages[1].tolist())
+        assert tree.agreed("", ids_of(first))[0] == 40
+    # The first one of the first context was passed; of the others the one used longest ago goes.
+    assert went == [[3], [9], [24]]
+    assert tree.match("", ids_of(first)).tokens == 0
+    assert len(tree.held(0)) == 15
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_checkpoint_where_contexts_branch_off_is_not_passed(
+    kind: type[PrefixTree] | type[NativeTree],
+) -> None:
+    tree = kind(PAGE, (0, PAGE + 1), 0.0, (1,))
+    shared, size = list(range(1, 21)), 10
+    for number, own in enumerate((200, 300)):
+        tokens = shared + list(range(own, own + 20))
+        ends = np.full(size, -1, np.int32)
+        ends[[4, 9]] = 4, 100 + number
+        kept = np.arange(number * size, (number + 1) * size, dtype=np.int32)
+        kept[:5] = range(5)
+        tree.insert("", ids_of(tokens), [kept, ends])
+    assert held_at(tree, shared) == [4]
+    tree.match("", ids_of(shared))  # the shared text was used last
+    assert [tree.release([1])[1].tolist() for _ in range(3)] == [[100], [101], [4]]
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_locked_or_pinned_checkpoint_stays(kind: type[PrefixTree] | type[NativeTree]) -> None:
+    tree = kind(PAGE, (0, PAGE + 1), 0.0, (1,))
+    tokens = ids_of(list(range(1, 9)))
+    node, _ = tree.insert("", tokens, [ids_of([0, 1]), ids_of([-1, 1])])
+    tree.lock(node)
+    assert tree.release([1]) is None
+    tree.unlock(node)
+    tree.pin(node)
+    assert tree.release([1]) is None
+    tree.pin(node, False)
+    assert tree.release([1])[1].tolist() == [1]
+
+
 TestTrees.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -104,6 +104,80 @@ def test_a_turn_goes_on_after_a_restart(checkpoint: Path, tmp_path: Path) -> Non
     assert said(alone, "alone", second)[0] == found
 
 
+def test_prompts_that_part_leave_a_checkpoint_there(checkpoint: Path) -> None:
+    """The second prompt computes what it shares with the first, the third goes on from there."""
+    engine = engine_of(checkpoint, checkpoint_tokens=1000)
+    shared = prompt(150)
+    heads = [said(engine, str(n), [*shared, 10 + n, *prompt(40)])[1] for n in range(3)]
+    assert heads == [0, 0, 144]  # to the end of the last page that is shared
+    answer = said(engine, "again", [*shared, 13, *prompt(40)])[0]
+    alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+    assert said(alone, "alone", [*shared, 13, *prompt(40)])[0] == answer
+
+
+def test_who_waits_for_a_shared_prefix_goes_on_from_where_the_prompts_part(
+    checkpoint: Path,
+) -> None:
+    engine = engine_of(checkpoint, checkpoint_tokens=1000)
+    shared = prompt(150)
+    for n in range(3):
+        engine.take(ask(str(n), [*shared, 10 + n, *prompt(40)]))
+    drain(engine)
+    assert engine.ledger.prompt_tokens_reused == 2 * 144
+
+
+def test_checkpoints_that_find_no_room_take_no_keys_and_values_along(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """The oldest checkpoints go, and come back from memory or disk."""
+    probe = engine_of(checkpoint)
+    attending, *others = sorted(probe.model.layouts, key=lambda each: not each.spec.attends)
+    nbytes = 90 * attending.page_bytes + 14 * sum(each.page_bytes for each in others)
+    tiers: list[dict[str, object]] = [
+        {},
+        {"swap_space": 0.1},
+        {"kv_store": str(tmp_path / "store"), "kv_store_bytes": 64 << 20},
+    ]
+    for tier in tiers:
+        engine = engine_of(checkpoint, kv_cache_memory_bytes=nbytes, max_model_len=120, **tier)
+        first = prompt(80)
+        answer, _ = said(engine, "first", first)
+        pages = {g: engine.state.pools[g].layout.pages for g in range(len(engine.state.groups))}
+        for n in range(8):
+            said(engine, f"other {n}", [20 + n, *prompt(30)])
+        tree = engine.reuse.tree
+        agreed, tables = tree.agreed(engine.techniques.plain_key(""), np.array(first, np.int32))
+        assert agreed == len(first), pages
+        for group, table in enumerate(tables):
+            assert (table[:10] >= 0).all() == engine.state.groups[group].spec.attends
+        if engine.tiers is not None:
+            engine.tiers.flush(10.0)
+        second = [*first, *answer, 7, 8, 9]
+        found, held = said(engine, "second", second)
+        assert held == (80 if tier else 0)
+        alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+        assert said(alone, "alone", second)[0] == found
+        engine.close()
+
+
+def test_a_checkpoint_on_disk_takes_the_room_of_what_it_holds(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = {"kv_store": str(tmp_path / "store"), "kv_store_bytes": 64 << 20}
+    engine = engine_of(checkpoint, checkpoint_tokens=1000, **settings)
+    said(engine, "first", prompt(96))
+    assert engine.tiers is not None
+    engine.tiers.flush(10.0)
+    identity, disk = engine.tiers.identity, engine.tiers.disk
+    assert disk is not None
+    attending = sum(g.page_bytes for g in engine.state.groups if g.spec.attends)
+    assert identity.payload_bytes == attending
+    # The prompt's end is also the end of a page, and the answer's end is in the next.
+    whole = 12 + identity.checkpoint_parts
+    assert whole <= len(disk) <= whole + 2 + identity.checkpoint_parts
+    engine.close()
+
+
 def test_what_delta_rules_cannot_do_is_refused(tmp_path: Path) -> None:
     checkpoint = tiny_qwen3_5(tmp_path / "model")
     with pytest.raises(ConfigError, match=r"reuse 'chunk' puts state .* recurrent layers cannot"):

@@ -62,6 +62,9 @@ class NoReuse:
     def held_tokens(self, tokens: Ints, salt: str) -> int:
         return 0
 
+    def agreed_tokens(self, tokens: Ints, salt: str) -> int:
+        return 0
+
     def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
         return 0
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ockham.cache.native_tree import Tree, make_tree
 from ockham.cache.store.fetch import NOTHING
-from ockham.core.arrays import Ints
+from ockham.core.arrays import Ints, common_prefix
 from ockham.core.registry import register
 from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, NodeFacts, PagePool, Tiers
 
@@ -22,7 +22,8 @@ class PrefixReuse:
     A radix tree over token ids (RadixAttention: Zheng et al., SGLang, arXiv:2312.07104), shared at
     every token: a page of which a prompt needs only the first cells is copied when it is written
     to. Pages stay until the pool needs them; the leaf that is worth least goes first, to memory and
-    disk where there are such tiers, from which a waiting prompt gets it back.
+    disk where there are such tiers, from which a waiting prompt gets it back. Where some layers
+    keep no keys and values, their checkpoints go by themselves when their room is wanted.
     Of prompts that arrive together with a prefix in common, one computes it and the others wait.
     Of a text of which a vector or a score was made, that is kept too, and given to who asks again.
     """
@@ -31,7 +32,7 @@ class PrefixReuse:
 
     def attach(self, pool: PagePool, slope: float, tiers: Tiers | None = None) -> None:
         self._pool, self._tiers = pool, tiers
-        self.tree: Tree = make_tree(pool.page_tokens, pool.windows, slope)
+        self.tree: Tree = make_tree(pool.page_tokens, pool.windows, slope, pool.apart)
         pool.reclaim = self._reclaim
 
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
@@ -48,7 +49,7 @@ class PrefixReuse:
         self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]], least: int
     ) -> int:
         shared = max(
-            (_shared(tokens, t) for t, their_salt in others if their_salt == salt), default=0
+            (common_prefix(tokens, t) for t, their_salt in others if their_salt == salt), default=0
         )
         if shared < least:
             return 0
@@ -98,6 +99,9 @@ class PrefixReuse:
     def held_tokens(self, tokens: Ints, salt: str) -> int:
         return self.tree.match(salt, tokens, touch=False).tokens
 
+    def agreed_tokens(self, tokens: Ints, salt: str) -> int:
+        return self.tree.agreed(salt, tokens)[0]
+
     def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
         found = self.tree.match(salt, tokens, touch=False)
         if found.tokens:
@@ -130,17 +134,18 @@ class PrefixReuse:
         return [np.concatenate(both) for both in zip(held, self._tiers.held(), strict=True)]
 
     def _reclaim(self, need: list[int]) -> None:
-        while any(have < n for have, n in zip(self._pool.free_pages(), need, strict=True)):
-            pages = self.tree.evict()
+        while short := [
+            group
+            for group, (have, wanted) in enumerate(zip(self._pool.free_pages(), need, strict=True))
+            if have < wanted
+        ]:
+            pages = None
+            if set(short) <= set(self._pool.apart):
+                pages = self.tree.release(short)
+            if pages is None:
+                pages = self.tree.evict()
             if pages is None:
                 return
             if self._tiers is not None:
                 self._tiers.letting_go(pages)
             self._pool.drop(pages)
-
-
-def _shared(one: Ints, other: Ints) -> int:
-    """Tokens that two prompts have in common at their beginning."""
-    most = min(len(one), len(other))
-    differ = np.flatnonzero(one[:most] != other[:most])
-    return int(differ[0]) if len(differ) else most

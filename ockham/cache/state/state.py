@@ -70,6 +70,8 @@ class State:
         self.sizes = tuple(g.pages for g in groups)
         self.sliding = tuple(g for g, window in enumerate(self.windows) if window)
         """The groups that have a window."""
+        rowed = [g for g, layout in enumerate(groups) if not layout.spec.attends]
+        self.apart = tuple(rowed) if len(rowed) < len(groups) else ()
         self.of_passes = tuple(
             sorted(
                 (g for g, layout in enumerate(groups) if layout.spec.of_pass is not None),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from ockham.cache.store.names import PageName
 from ockham.cache.store.reader import Read
+from ockham.cache.store.section import Section
 from ockham.core.arrays import Bytes, Ints
 
 FROM_DISK, FROM_MEMORY = "store", "swap"
@@ -32,31 +35,46 @@ class Nothing:
 NOTHING = Nothing()
 
 
+class Item(NamedTuple):
+    """A page, or a checkpoint, on its way: what it is called, and where it is."""
+
+    number: int
+    """Of the page in its context."""
+    section: Section
+    names: Sequence[PageName]
+    """Of its rows on disk."""
+    source: tuple[int, Bytes] | int
+    """Its groups and bytes in memory, or its groups on disk."""
+
+
 class PageFetch:
-    """Pages `first`, `first + 1`, ... of a context. See `ockham.core.seams.Fetch`."""
+    """Pages of a context, and the checkpoints that make them of use. See
+    `ockham.core.seams.Fetch`."""
 
     def __init__(
         self,
         tokens: Ints,
         salt: str,
         first: int,
-        names: Sequence[PageName],
-        sources: Sequence[tuple[int, Bytes] | int],
+        items: Sequence[Item],
         read: Read | None,
         groups: int,
         cancel: Callable[[PageFetch], None],
     ) -> None:
         self.tokens, self.salt = tokens, salt
+        """The tokens that will be there when all of it has come."""
         self.first = first
-        self.names = names
-        self.sources = sources
-        """Of each page, its groups and bytes in memory, or its groups on disk."""
+        """Pages that the pool has already."""
+        self.items = items
         self.read = read
-        self.keys = frozenset(name.key for name in names)
+        self.rows: deque[tuple[list[int], Bytes]] = deque()
+        """What the disk gave and nobody has taken: the next rows, several at a time, and the groups
+        of each."""
+        self.keys = frozenset(name.key for item in items for name in item.names)
         self.taken = 0
-        """Pages that are in the pool."""
-        self.pages: list[list[int]] = [[] for _ in range(groups)]
-        """Of each group, these pages; -1 for none."""
+        """Items that are in the pool."""
+        self.pages: list[dict[int, int]] = [{} for _ in range(groups)]
+        """Of each group, by their number in the context."""
         self.stopped = False
         """Whether no more will come."""
         self.done = False
@@ -65,11 +83,23 @@ class PageFetch:
         self.progress_s = time.monotonic()
         self._cancel = cancel
 
+    def take_rows(self, most: int) -> tuple[list[int], Bytes]:
+        """Up to so many of the next rows of `rows`, and the groups of each."""
+        groups, rows = self.rows.popleft()
+        if len(rows) > most:
+            self.rows.appendleft((groups[most:], rows[most:]))
+        return groups[:most], rows[:most]
+
     def settle(self, page_tokens: int, reach: int) -> None:
-        """Say which cells came from where, and how far they reach."""
+        """Say which cells came from where, and how far they reach. A checkpoint counts for the
+        cells before it of which nothing else was lacking."""
+        from_disk = {
+            i.number: isinstance(i.source, int) for i in reversed(self.items[: self.taken])
+        }
+        last = max(from_disk, default=self.first - 1)
         places = [
-            FROM_DISK if isinstance(source, int) else FROM_MEMORY
-            for source in self.sources[: self.taken]
+            FROM_DISK if from_disk.get(number, from_disk[last]) else FROM_MEMORY
+            for number in range(self.first, last + 1)
         ]
         at, brought = self.first * page_tokens, []
         for place, run in groupby(places):
@@ -79,7 +109,7 @@ class PageFetch:
         self.brought, self.reach = tuple(brought), reach
 
     def held(self) -> list[Ints]:
-        return [np.array([p for p in pages if p >= 0], np.int32) for pages in self.pages]
+        return [np.array(list(pages.values()), np.int32) for pages in self.pages]
 
     def cancel(self) -> None:
         self._cancel(self)

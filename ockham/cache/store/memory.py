@@ -9,30 +9,28 @@ from ockham.core.arrays import Bytes
 
 
 class MemoryTier:
-    """Pages of `page_bytes` each that take at most `most_bytes`. What was put or used longest
-    ago goes first."""
+    """Pages and checkpoints that take at most `most_bytes`. What was put or used longest ago goes
+    first."""
 
-    def __init__(self, most_bytes: int, page_bytes: int) -> None:
-        self.most_pages, self.page_bytes = most_bytes // page_bytes, page_bytes
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.nbytes = most_bytes, 0
         self._pages: OrderedDict[bytes, tuple[PageName, int, Bytes]] = OrderedDict()
         self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    @property
-    def nbytes(self) -> int:
-        return len(self._pages) * self.page_bytes
-
     def put(self, name: PageName, groups: int, page: Bytes) -> None:
         """Keep a page. `groups` has a bit for each layer group that is there."""
-        if not self.most_pages:
+        self.drop(name)
+        if page.nbytes > self.most_bytes:
             return
-        self._pages.pop(name.key, None)
-        while len(self._pages) >= self.most_pages:
-            self._pages.popitem(last=False)
+        while self.nbytes + page.nbytes > self.most_bytes:
+            _, (_, _, gone) = self._pages.popitem(last=False)
+            self.nbytes -= gone.nbytes
             self.evicted += 1
         self._pages[name.key] = name, groups, page
+        self.nbytes += page.nbytes
 
     def get(self, name: PageName) -> tuple[int, Bytes] | None:
         """The groups and the bytes of a page."""
@@ -43,7 +41,10 @@ class MemoryTier:
         return found[1], found[2]
 
     def drop(self, name: PageName) -> None:
-        self._pages.pop(name.key, None)
+        found = self._pages.pop(name.key, None)
+        if found is not None:
+            self.nbytes -= found[2].nbytes
 
     def clear(self) -> None:
         self._pages.clear()
+        self.nbytes = 0

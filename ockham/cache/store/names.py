@@ -4,6 +4,10 @@ The name of a page is a chain of hashes, key_i = BLAKE2b(key_{i-1}, tokens of pa
 that stands for whose state it is: numerics id, layout of the planes, page size and tenant. A name
 carries all that went into its last link, and who looks a page up compares it, link by link: two
 contexts whose keys were equal would still not be taken for each other.
+
+Groups of layers that keep no keys and values stand apart from the others: what they keep is large,
+and there at few places only. Such a checkpoint has the name of the page at whose end it is, and on
+disk it is cut into parts of a page's size, key_{i,j} = BLAKE2b(key_i, "checkpoint", j).
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ class PageName(NamedTuple):
     tokens: bytes
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose state a store holds, and what one page of it takes in `layout`."""
 
     numerics_id: str
@@ -41,11 +45,40 @@ class Identity(msgspec.Struct, frozen=True):
     page_tokens: int
     page_bytes: tuple[int, ...]
     """Of each layer group."""
+    apart: tuple[int, ...] = ()
+    """The groups whose pages are checkpoints, some of them at most."""
+
+    @property
+    def together(self) -> tuple[int, ...]:
+        """The groups that do not stand apart."""
+        return tuple(g for g in range(len(self.page_bytes)) if g not in self.apart)
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of a page of all groups, one after the other."""
-        return sum(self.page_bytes)
+        """Bytes of a page of all groups that stand together, one after the other."""
+        return sum(self.page_bytes[group] for group in self.together)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint: a page of all groups that stand apart, one after the other."""
+        return sum(self.page_bytes[group] for group in self.apart)
+
+    @property
+    def checkpoint_parts(self) -> int:
+        """Of how many rows on disk a checkpoint is made."""
+        return -(-self.checkpoint_bytes // self.payload_bytes)
+
+    def parts(self, name: PageName) -> list[PageName]:
+        """The names of the parts of the checkpoint at a page's end."""
+        return [
+            PageName(
+                _hash(name.key, b"checkpoint", part.to_bytes(4, "little")),
+                name.key,
+                name.root,
+                name.tokens,
+            )
+            for part in range(self.checkpoint_parts)
+        ]
 
     @property
     def digest(self) -> str:

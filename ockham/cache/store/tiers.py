@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import numpy as np
 
 from ockham.cache.native_tree import Tree
 from ockham.cache.store.disk import DiskStore
-from ockham.cache.store.fetch import Nothing, PageFetch
+from ockham.cache.store.fetch import Item, Nothing, PageFetch
 from ockham.cache.store.memory import MemoryTier
 from ockham.cache.store.names import Identity, Namer, PageName
 from ockham.cache.store.reader import Reader
+from ockham.cache.store.section import Section
 from ockham.cache.store.stats import TierStats
 from ockham.cache.store.writer import Writer
 from ockham.core.arrays import Bytes, Ints
@@ -36,6 +37,9 @@ NEW_PAGES = 64
 RETRY = 1.05
 """After a fetch is skipped as too slow, the believed disk rate is raised by this factor, so that
 the disk is retried occasionally."""
+QUEUE_BYTES = 64 << 20
+"""Copies that may wait for the disk, if a checkpoint takes less. What does not fit is not
+written."""
 CLOSE_S = 2.0
 
 
@@ -59,14 +63,13 @@ class Tiers:
         self._pool, self._planes, self.identity = pool, planes, identity
         self._layers, self._namer = layers, Namer(identity)
         self.memory, self.disk, self._seconds = memory, disk, seconds
-        self.writer = None if disk is None else Writer(disk)
+        self.writer = None
+        if disk is not None:
+            self.writer = Writer(disk, max(QUEUE_BYTES, 2 * identity.checkpoint_bytes))
         self.reader = None if disk is None else Reader(disk, self._back(len(disk)))
         self._groups = range(len(identity.page_bytes))
-        self._all = (1 << len(self._groups)) - 1
-        """All groups."""
-        self._starts = np.cumsum([0, *identity.page_bytes])[:-1].tolist()
-        """Where each group's page begins in a row."""
-        self._row_bytes = identity.payload_bytes if disk is None else disk.slot_bytes
+        self._together = Section(planes, identity.together, identity.page_bytes)
+        self._apart = Section(planes, identity.apart, identity.page_bytes)
         self._names: list[dict[int, PageName | None]] = [{} for _ in self._groups]
         """Of each group, the pages that the tree holds, with their names once they are full."""
         self._fetches: list[PageFetch] = []
@@ -75,10 +78,14 @@ class Tiers:
     def _back(self, pages: int) -> Iterator[None]:
         """Have the pool's first pages backed with memory before the first prompts are read into
         them: the system takes longer for that than for reading."""
-        most = min(pages + NEW_PAGES, BACKED_BYTES // self.identity.payload_bytes)
+        apart, most = self.identity.apart, pages + NEW_PAGES
         for group, layers in enumerate(self._layers):
+            bytes_ = self.identity.payload_bytes
+            if group in apart:
+                bytes_ = self.identity.checkpoint_bytes
+            count = min(most, max(1, BACKED_BYTES // bytes_), self._pool.sizes[group])
             for layer in range(layers):
-                self._planes.back(group, layer, min(most, self._pool.sizes[group]))
+                self._planes.back(group, layer, count)
                 yield
 
     # -- out of the pool -----------------------------------------------------------------------
@@ -89,30 +96,37 @@ class Tiers:
         if self.memory is not None:
             self._remember(names, tables, taken)
         if names and self.disk is not None and self.writer is not None:
-            self._write_through(self.disk, self.writer, names, tables)
+            room = self.writer.room
+            if self.identity.apart:
+                room -= self._write_checkpoint(self.disk, self.writer, room, names, tables)
+            self._write_through(self.disk, self.writer, room, names, tables)
 
     def _write_through(
-        self, disk: DiskStore, writer: Writer, names: list[PageName], tables: Sequence[Ints]
+        self,
+        disk: DiskStore,
+        writer: Writer,
+        room: int,
+        names: list[PageName],
+        tables: Sequence[Ints],
     ) -> None:
-        there = [(tables[g][: len(names)] >= 0).astype(np.int64) << g for g in self._groups]
-        present: list[int] = np.sum(there, axis=0).tolist()
+        section = self._together
+        present: list[int] = section.present(tables, len(names)).tolist()
         new = [
             i
             for i, name in enumerate(names)
             if present[i] & ~disk.groups_of(name.key) and not writer.has(name.key)
         ]
-        chosen = new[: min(writer.room, BESIDE_STEPS_BYTES // self._row_bytes + 1)]
+        chosen = new[: min(room, BESIDE_STEPS_BYTES // disk.slot_bytes + 1)]
         writer.skipped += len(new) - len(chosen)
         keys = [name.key for name in names]
         if not chosen:
             writer.touch(keys)
             return
-        whole = all(present[i] == self._all for i in chosen)
+        whole = all(present[i] == section.every for i in chosen)
         make = np.empty if whole else np.zeros  # what no group fills would be anything
-        rows = make((len(chosen), self._row_bytes), np.uint8)
-        for group in self._groups:
-            pages = tables[group][chosen]
-            self._copy_out(group, pages, rows)
+        rows = make((len(chosen), disk.slot_bytes), np.uint8)
+        for group in section.groups:
+            section.copy_out(group, tables[group][chosen], rows)
         writer.offer(
             [names[i] for i in chosen],
             [present[i] for i in chosen],
@@ -120,14 +134,52 @@ class Tiers:
             keys[: chosen[-1] + 1],
         )
 
-    def _copy_out(self, group: int, pages: Ints, rows: Bytes) -> None:
-        """Copy a group's pages to its place in the rows, but for those that are -1."""
-        at = self._starts[group]
-        if (pages >= 0).all():
-            self._planes.read_pages(group, pages.astype(np.int64), rows, at)
-            return
-        for i in np.flatnonzero(pages >= 0).tolist():
-            self._planes.read_pages(group, pages[i : i + 1].astype(np.int64), rows[i : i + 1], at)
+    def _write_checkpoint(
+        self,
+        disk: DiskStore,
+        writer: Writer,
+        room: int,
+        names: list[PageName],
+        tables: Sequence[Ints],
+    ) -> int:
+        """Write what goes on from the end of the last full page, if it is there; how many pages'
+        room that took."""
+        length = len(names)
+        took = 0
+        present: list[int] = self._apart.present(tables, length).tolist()
+        for i in range(min(self._first(g, length) for g in self._apart.groups), length):
+            needed = sum(1 << g for g in self._apart.groups if i >= self._first(g, length))
+            if needed & ~present[i]:
+                continue
+            parts = self.identity.parts(names[i])
+            if not needed & ~self._source_on_disk(parts):
+                writer.touch([part.key for part in parts])
+                continue
+            if any(writer.has(part.key) for part in parts):
+                continue
+            if len(parts) > room - took:
+                writer.skipped += len(parts)
+                continue
+            keys = [part.key for part in parts]
+            writer.offer(parts, [present[i]] * len(parts), self._cut(tables, i), keys)
+            took += len(parts)
+        return took
+
+    def _cut(self, tables: Sequence[Ints], number: int) -> list[Bytes]:
+        """The checkpoint at a page's end, in rows of the disk."""
+        assert self.disk is not None, "nothing is cut for memory"
+        payload = self.identity.payload_bytes
+        row = np.zeros(-(-self._apart.row_bytes // payload) * payload, np.uint8)
+        for group in self._apart.groups:
+            self._apart.copy_out(group, tables[group][number : number + 1], row[None])
+        rows = np.zeros((len(row) // payload, self.disk.slot_bytes), np.uint8)
+        rows[:, :payload] = row.reshape(-1, payload)
+        return list(rows)
+
+    def _first(self, group: int, pages: int) -> int:
+        """The first page that the row after so many full pages sees in a group."""
+        window, size = self._pool.windows[group], self.identity.page_tokens
+        return max(0, pages * size + 1 - window) // size if window else 0
 
     def _remember(
         self, names: list[PageName], tables: Sequence[Ints], taken: Sequence[Ints]
@@ -149,17 +201,19 @@ class Tiers:
         """The tree is about to give up these pages of each group: they go to memory."""
         if self.memory is None:
             return
-        found: dict[bytes, tuple[PageName, dict[int, int]]] = {}
-        for group in self._groups:
-            for page in pages[group].tolist():
-                name = self._names[group].pop(page, None)
-                if name is not None:
-                    found.setdefault(name.key, (name, {}))[1][group] = page
-        for name, held in reversed(found.values()):  # of a context, its end is the first to go
-            row = np.zeros((1, self._row_bytes), np.uint8)
-            for group, page in held.items():
-                self._copy_out(group, np.array([page], np.int32), row)
-            self.memory.put(name, sum(1 << group for group in held), row[0])
+        for section in (self._together, self._apart):
+            found: dict[bytes, tuple[PageName, dict[int, int]]] = {}
+            for group in section.groups:
+                for page in pages[group].tolist():
+                    name = self._names[group].pop(page, None)
+                    if name is not None:
+                        found.setdefault(name.key, (name, {}))[1][group] = page
+            for name, held in reversed(found.values()):  # of a context, its end is the first to go
+                row = np.zeros((1, section.row_bytes), np.uint8)
+                for group, page in held.items():
+                    section.copy_out(group, np.array([page], np.int32), row)
+                called = name if section is self._together else self.identity.parts(name)[0]
+                self.memory.put(called, sum(1 << group for group in held), row[0])
 
     # -- back into the pool --------------------------------------------------------------------
 
@@ -167,45 +221,104 @@ class Tiers:
         """Begin to bring back what follows the first of these tokens that the tree has.
 
         None if another is bringing back a part of it: then ask again."""
-        first = tree.match(salt, tokens, touch=False).tokens // self.identity.page_tokens
-        names = self._namer.names(tokens, salt)[first:]
-        if not names or self._source(names[0]) is None:
+        size = self.identity.page_tokens
+        first = tree.match(salt, tokens, touch=False).tokens // size
+        names = self._namer.names(tokens, salt)
+        agreed, tables = tree.agreed(salt, tokens)
+        held = [t[: agreed // size].tolist() + [-1] * (len(names) - agreed // size) for t in tables]
+        items = self._lacking(names, held, first)
+        if not items:
             return Nothing(_reach(tree, tokens, salt))
-        if any(names[0].key in fetch.keys for fetch in self._fetches):
+        if any(items[0].names[0].key in fetch.keys for fetch in self._fetches):
             return None
-        sources: list[tuple[int, Bytes] | int] = []
-        for name in names:
-            source = self._source(name)
-            if source is None:
-                break
-            sources.append(source)
-        names = names[: len(sources)]
-        from_disk = [n for n, s in zip(names, sources, strict=True) if isinstance(s, int)]
-        if not self._worth(first, len(names), len(from_disk)):
+        pages = max(item.number for item in items) + 1
+        from_disk = [n for item in items if isinstance(item.source, int) for n in item.names]
+        if not self._worth(first, pages - first, len(from_disk)):
             self._stats.not_worth += 1
             return Nothing(_reach(tree, tokens, salt))
         read = self.reader.start(from_disk) if self.reader is not None and from_disk else None
         fetch = PageFetch(
-            tokens, salt, first, names, sources, read, len(self._groups), self._cancel
+            tokens[: pages * size], salt, first, items, read, len(self._groups), self._cancel
         )
         self._fetches.append(fetch)
         return fetch
 
-    def _source(self, name: PageName) -> tuple[int, Bytes] | int | None:
-        """Where a page is: its groups and bytes in memory, its groups on disk, or nowhere."""
-        found = None if self.memory is None else self.memory.get(name)
+    def _lacking(self, names: list[PageName], held: Sequence[list[int]], first: int) -> list[Item]:
+        """What is to be brought back so that a row can go on from the end of the last page for
+        which that is possible, if it is one after the first `first`. `held` are the pages that the
+        pool has of this context, -1 where it has none."""
+        together = self._together
+        items: list[Item] = []
+        there: list[int] = []
+        """Of each page, the groups that stand together and are here or can be."""
+        for number, name in enumerate(names):
+            have = sum(1 << group for group in together.groups if held[group][number] >= 0)
+            if have != together.every and number >= first:
+                source = self._source([name])
+                if source is not None:
+                    items.append(Item(number, together, [name], source))
+                    have |= source if isinstance(source, int) else source[0]
+                elif any(not self._pool.windows[g] and not have >> g & 1 for g in together.groups):
+                    break
+            there.append(have)
+        for pages in range(len(there), first, -1):
+            if not self._seen(pages, there):
+                continue
+            ends = self._checkpoint(pages, names, held)
+            if ends is not None:
+                return [item for item in items if item.number < pages] + ends
+        return []
+
+    def _seen(self, pages: int, there: Sequence[int]) -> bool:
+        """Whether what stands together is there of all pages that the row after these sees."""
+        return all(
+            there[number] >> group & 1
+            for group in self._together.groups
+            for number in range(self._first(group, pages), pages)
+        )
+
+    def _checkpoint(
+        self, pages: int, names: list[PageName], held: Sequence[list[int]]
+    ) -> list[Item] | None:
+        """What is to be brought back of the groups that stand apart for the row after so many
+        pages; None if it is nowhere."""
+        items = []
+        groups = self._apart.groups
+        for number in range(min((self._first(g, pages) for g in groups), default=pages), pages):
+            seen = [g for g in groups if number >= self._first(g, pages)]
+            lacking = sum(1 << group for group in seen if held[group][number] < 0)
+            if not lacking:
+                continue
+            parts = self.identity.parts(names[number])
+            source = self._source(parts)
+            if source is None or lacking & ~(source if isinstance(source, int) else source[0]):
+                return None
+            items.append(Item(number, self._apart, parts, source))
+        return items
+
+    def _source(self, names: Sequence[PageName]) -> tuple[int, Bytes] | int | None:
+        """Where a page is, or a checkpoint in parts: its groups and bytes in memory, its groups on
+        disk, or nowhere."""
+        found = None if self.memory is None else self.memory.get(names[0])
         if found is not None:
             return found
-        return (self.disk.groups_of(name.key) if self.disk is not None else 0) or None
+        return self._source_on_disk(names) or None
+
+    def _source_on_disk(self, names: Sequence[PageName]) -> int:
+        """The groups that the disk has of a page, or of a checkpoint in parts; 0 for none."""
+        if self.disk is None:
+            return 0
+        first, *others = (self.disk.groups_of(name.key) for name in names)
+        return first if all(groups == first for groups in others) else 0
 
     def _worth(self, first: int, pages: int, from_disk: int) -> bool:
         """Whether reading is expected to be faster than computing."""
         rate = None if self.reader is None else self.reader.bytes_per_s
-        if not from_disk or rate is None or self.reader is None:
+        if not from_disk or rate is None or self.reader is None or self.disk is None:
             return True
         size = self.identity.page_tokens
         computing_s = self._seconds(first * size, pages * size)
-        if computing_s is None or from_disk * self._row_bytes / rate < computing_s:
+        if computing_s is None or from_disk * self.disk.slot_bytes / rate < computing_s:
             return True
         self.reader.bytes_per_s = rate * RETRY
         return False
@@ -214,8 +327,7 @@ class Tiers:
         """Take in what has arrived. `beside_steps`: others run, and should not be held up."""
         left = BESIDE_STEPS_BYTES if beside_steps else None
         for fetch in list(self._fetches):
-            most = None if left is None else left // self._row_bytes + 1
-            took = self._take_in(fetch, most)
+            took = self._take_in(fetch, left)
             if took:
                 fetch.progress_s = time.monotonic()
             elif time.monotonic() - fetch.progress_s > PATIENCE_S:
@@ -223,12 +335,12 @@ class Tiers:
             if fetch.stopped:
                 self._finish(fetch, tree)
             if left is not None:
-                left -= took * self._row_bytes
+                left -= took
                 if left <= 0:
                     return
 
     def _take_in(self, fetch: PageFetch, most: int | None) -> int:
-        """Bring pages that are ready into the pool; how many."""
+        """Bring what is ready into the pool until that is `most` bytes or more; how many it was."""
         took = 0
         while not fetch.stopped and (most is None or took < most):
             found = self._next(fetch)
@@ -237,73 +349,95 @@ class Tiers:
             took += self._put(fetch, *found)
         return took
 
-    def _next(self, fetch: PageFetch) -> tuple[list[int], Bytes] | None:
-        """The next pages of a fetch, if they are there: their groups, and a row for each."""
-        if fetch.taken == len(fetch.names):
+    def _next(self, fetch: PageFetch) -> tuple[list[Item], list[int], Bytes] | None:
+        """The next items of a fetch, if they are there: the groups of each, and a row for each."""
+        if fetch.taken == len(fetch.items):
             fetch.stopped = True
             return None
-        source = fetch.sources[fetch.taken]
-        if not isinstance(source, int):
-            return [source[0]], source[1][None]
-        assert self.reader is not None, "a page on disk has a reader"
+        item = fetch.items[fetch.taken]
+        if not isinstance(item.source, int):
+            return [item], [item.source[0]], item.source[1][None]
         assert fetch.read is not None, "a page on disk is being read"
-        ended = fetch.read.ended  # asked first: what is ready then is all there will be
-        found = self.reader.take(fetch.read)
-        fetch.stopped = found is None and ended
-        return found
+        assert self.reader is not None, "a page on disk has a reader"
+        while sum(len(rows) for _, rows in fetch.rows) < len(item.names):
+            ended = fetch.read.ended  # asked first: what is ready then is all there will be
+            found = self.reader.take(fetch.read)
+            if found is None:
+                fetch.stopped = ended
+                return None
+            fetch.rows.append(found)
+        if len(item.names) > 1:
+            return [item], *self._joined(fetch, len(item.names))
+        following = fetch.items[fetch.taken : fetch.taken + len(fetch.rows[0][1])]
+        alike = list(takewhile(lambda each: _like(each, item), following))
+        return alike, *fetch.take_rows(len(alike))
 
-    def _put(self, fetch: PageFetch, present: list[int], rows: Bytes) -> int:
-        """Write pages into the pool; how many, until the fetch ends here."""
+    def _joined(self, fetch: PageFetch, parts: int) -> tuple[list[int], Bytes]:
+        """A checkpoint whose parts are there: its groups, and its row."""
+        rows, groups, payload = [], [0], self.identity.payload_bytes
+        while parts:
+            groups, some = fetch.take_rows(parts)
+            rows.append(some[:, :payload].reshape(-1))
+            parts -= len(some)
+        return groups[:1], np.concatenate(rows)[None]
+
+    def _put(self, fetch: PageFetch, items: list[Item], present: list[int], rows: Bytes) -> int:
+        """Write items into the pool; how many bytes, until the fetch ends here."""
         done = 0
-        number = fetch.first + fetch.taken
-        for wanted, run in groupby(
-            self._wanted(fetch, number + i, groups) for i, groups in enumerate(present)
-        ):
+        section = items[0].section
+        wanted = [self._wanted(fetch, i, p) for i, p in zip(items, present, strict=True)]
+        for groups, run in groupby(wanted):
             count = len(list(run))
-            pages = None if wanted is None else self._pool.take([count * each for each in wanted])
+            need = [0] * len(self._groups)
+            for group in groups:
+                need[group] = count
+            pages = self._pool.take(need)
             if pages is None:
                 fetch.stopped = True
                 break
-            for group, own in enumerate(pages):
-                if len(own):
-                    self._planes.write_pages(
-                        group, own.astype(np.int64), rows[done : done + count], self._starts[group]
-                    )
-                fetch.pages[group] += own.tolist() if len(own) else [-1] * count
+            numbers = [item.number for item in items[done : done + count]]
+            for group in groups:
+                section.copy_in(group, pages[group], rows[done : done + count])
+                fetch.pages[group].update(zip(numbers, pages[group].tolist(), strict=True))
             done += count
         fetch.taken += done
-        return done
+        return done * section.row_bytes
 
-    def _wanted(self, fetch: PageFetch, number: int, present: int) -> tuple[int, ...] | None:
-        """Of each group, 1 if its page `number` is to be taken in; None if one lacks that every
-        later row sees."""
-        size = self.identity.page_tokens
-        end = (fetch.first + len(fetch.names)) * size
-        wanted = []
-        for group, window in enumerate(self._pool.windows):
-            there = present >> group & 1
-            if not window and not there:
-                return None
-            wanted.append(int(there and number >= (window and max(0, end + 1 - window) // size)))
-        return tuple(wanted)
+    def _wanted(self, fetch: PageFetch, item: Item, present: int) -> tuple[int, ...]:
+        """The groups of which a page is to be taken in: those that a later row sees."""
+        pages = len(fetch.tokens) // self.identity.page_tokens
+        return tuple(
+            group
+            for group in item.section.groups
+            if present >> group & 1 and item.number >= self._first(group, pages)
+        )
 
     def _finish(self, fetch: PageFetch, tree: Tree) -> None:
         """Enter what came into the tree, and let whoever waits go on."""
         size = self.identity.page_tokens
-        begin, end = fetch.first * size, (fetch.first + fetch.taken) * size
-        before = tree.match(fetch.salt, fetch.tokens[:end], touch=False)
-        if fetch.taken and before.tokens >= begin:
-            tables = [
-                np.array([*table[: fetch.first].tolist(), *pages], np.int32)
-                for table, pages in zip(before.tables, fetch.pages, strict=True)
-            ]
-            _, taken = tree.insert(fetch.salt, fetch.tokens[:end], tables)
+        agreed, tables = tree.agreed(fetch.salt, fetch.tokens)
+        pages = agreed // size
+        came = {i.number for i in fetch.items[: fetch.taken] if i.section is self._together}
+        if all(self._pool.windows[group] for group in self._together.groups):
+            pages = max((pages, *(number + 1 for number in came)))
+        while pages in came:
+            pages += 1
+        if fetch.taken and pages > fetch.first:
+            whole = [np.full(pages, -1, np.int32) for _ in self._groups]
+            for group, table in enumerate(whole):
+                held = tables[group][:pages]
+                table[: len(held)] = held
+                for number, page in fetch.pages[group].items():
+                    if number < pages and table[number] < 0:
+                        table[number] = page
+            tokens = fetch.tokens[: pages * size]
+            _, taken = tree.insert(fetch.salt, tokens, whole)
             self._pool.hold(taken)
             if self.memory is not None:
-                self._remember(self._namer.names(fetch.tokens[:end], fetch.salt), tables, taken)
-                for name in fetch.names[: fetch.taken]:
-                    self.memory.drop(name)
-            self._stats.fetched += fetch.taken
+                self._remember(self._namer.names(tokens, fetch.salt), whole, taken)
+                for item in fetch.items[: fetch.taken]:
+                    self.memory.drop(item.names[0])
+            self._stats.fetched += len(came)
             fetch.settle(size, _reach(tree, fetch.tokens, fetch.salt))
         self._cancel(fetch)
 
@@ -338,25 +472,51 @@ class Tiers:
         return self.writer is None or self.writer.flush(timeout_s)
 
     def stored(self, tokens: Ints, salt: str) -> int:
-        """How many of the first tokens stand on disk, in full pages."""
+        """How many of the first tokens stand on disk, in full pages after which a row can go on."""
         if self.disk is None:
             return 0
-        held = [bool(self.disk.groups_of(n.key)) for n in self._namer.names(tokens, salt)]
-        return (*held, False).index(False) * self.identity.page_tokens
+        names = self._namer.names(tokens, salt)
+        held = [self.disk.groups_of(n.key) for n in names]
+        there = held[: (*held, 0).index(0)]
+        for pages in range(len(there), 0, -1):
+            if self._seen(pages, there) and self._parts_on_disk(names[:pages]) is not None:
+                return pages * self.identity.page_tokens
+        return 0
+
+    def _parts_on_disk(self, names: list[PageName]) -> list[PageName] | None:
+        """The parts of the checkpoint at the end of these pages; None if some are not there."""
+        found: list[PageName] = []
+        groups, pages = self._apart.groups, len(names)
+        for number in range(min((self._first(g, pages) for g in groups), default=pages), pages):
+            parts = self.identity.parts(names[number])
+            seen = sum(1 << g for g in groups if number >= self._first(g, pages))
+            source = self._source_on_disk(parts)
+            if seen & ~source:
+                return None
+            found += parts
+        return found
 
     def pin(self, prefixes: Sequence[tuple[Ints, str]]) -> list[int]:
         """Let exactly the full pages of these tokens, each with its key of state, stay on disk, the
         first prefixes first; how many tokens of each may stay. Raises StoreError."""
         if self.disk is None:
             return [0] * len(prefixes)
+        size = self.identity.page_tokens
         keys: dict[bytes, None] = {}
         pinned = []
         for tokens, salt in prefixes:
             names = self._namer.names(tokens, salt)
-            new = [name.key for name in names if name.key not in keys]
+            if self.identity.apart:
+                names = names[: self.stored(tokens, salt) // size]
+            # A checkpoint comes first: without it the pages are of no use.
+            ends = self._parts_on_disk(names) or []
+            new = [name.key for name in (*ends, *names) if name.key not in keys]
             room = self.disk.most_pinned - len(keys)
+            if self.identity.apart and len(new) > room:
+                pinned.append(0)
+                continue
             keys.update(dict.fromkeys(new[:room]))
-            pinned.append((len(names) - max(0, len(new) - room)) * self.identity.page_tokens)
+            pinned.append((len(names) - max(0, len(new) - room)) * size)
         self.disk.pin(keys)
         return pinned
 
@@ -391,3 +551,8 @@ class Tiers:
 def _reach(tree: Tree, tokens: Ints, salt: str) -> int:
     """Of the tokens before the last, which is computed in any case, how many the tree has."""
     return tree.match(salt, tokens[:-1], touch=False).tokens
+
+
+def _like(one: Item, other: Item) -> bool:
+    """Whether one item is of the same section as another, on disk too, and has one row there."""
+    return one.section is other.section and isinstance(one.source, int) and len(one.names) == 1

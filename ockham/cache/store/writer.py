@@ -13,8 +13,6 @@ from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.names import PageName
 from ockham.core.arrays import Bytes
 
-QUEUE_BYTES = 64 << 20
-"""Copies that may wait. What does not fit is not written."""
 BATCH_BYTES = 16 << 20
 """Copies that are brought to the disk together."""
 
@@ -35,8 +33,9 @@ class _Offer:
 class Writer:
     """A queue of bounded bytes and the thread that empties it into a store."""
 
-    def __init__(self, store: DiskStore) -> None:
-        self._store = store
+    def __init__(self, store: DiskStore, queue_bytes: int) -> None:
+        """`queue_bytes`: copies that may wait. What does not fit is not written."""
+        self._store, self._queue_bytes = store, queue_bytes
         self._queue: deque[_Offer] = deque()
         self._queued: set[bytes] = set()
         self._condition = Condition()
@@ -55,7 +54,7 @@ class Writer:
         """Pages that may be offered now."""
         if not self._store.writable:
             return 0
-        return max(0, QUEUE_BYTES // self._store.slot_bytes - len(self._queued))
+        return max(0, self._queue_bytes // self._store.slot_bytes - len(self._queued))
 
     def offer(
         self,

@@ -14,6 +14,9 @@ class PagePool(Protocol):
     page_tokens: int
     windows: tuple[int, ...]
     """The sliding window of each group, 0 for none."""
+    apart: tuple[int, ...]
+    """The groups whose layers keep no keys and values, where others do: what they keep is large,
+    held at few places of a context, and may be let go of without the others' pages."""
     sizes: tuple[int, ...]
     """How many pages each group has."""
     reclaim: Callable[[list[int]], None] | None

@@ -110,6 +110,11 @@ class Reuse(Protocol):
         """How many of the first tokens `lookup` would find. This is no use of them."""
         ...
 
+    def agreed_tokens(self, tokens: Ints, salt: str) -> int:
+        """How many of the first tokens others had computed, whether all that a row needs to go on
+        from there is still held or not."""
+        ...
+
     def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
         """Never let go of what is held of `tokens`, or do so again; how many are held."""
         ...
