@@ -485,14 +485,15 @@ bool PrefixTree::passed(const Node* node, int64_t first) const {
 }
 
 bool PrefixTree::release(const std::vector<int64_t>& groups, Pages& given) {
-    using Key = std::tuple<bool, bool, double, int64_t>;
+    using Key = std::tuple<bool, bool, double, int64_t, int64_t>;
     Node* least = nullptr;
     int64_t at = 0;
     Key best;
     for (Node* node : holders_) {
         const int64_t first = node->kept() ? -1 : first_held(node, groups);
         if (first < 0) continue;
-        const Key key{node->hint != kGone, !passed(node, first), node->priority, node->used};
+        const Key key{node->hint != kGone, !passed(node, first), node->priority, node->used,
+                      node->number};
         if (least != nullptr && !(key < best)) continue;
         least = node;
         at = first;

@@ -381,12 +381,12 @@ class PrefixTree:
         passed, where no other context branches off between them: a next turn goes on from the last
         one. The order among these is that of `evict`, and within a node that of its cells.
         """
-        best: tuple[bool, bool, float, int] | None = None
+        best: tuple[bool, bool, float, int, int] | None = None
         for node in self._nodes.values():
             first = None if node.locks or node.pinned else self._first_held(node, groups)
             if first is None:
                 continue
-            key = (node.hint != GONE, not self._passed(node, first), *_worth(node))
+            key = (node.hint != GONE, not self._passed(node, first), *_worth(node), node.number)
             if best is None or key < best:
                 best, found, at = key, node, first
         if best is None:

@@ -353,7 +353,7 @@ def test_an_engine_that_is_killed_leaves_a_store_that_can_be_trusted(
 def test_what_the_disk_cannot_keep_up_with_is_left_out(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ockham.cache.store.writer.QUEUE_BYTES", 0)
+    monkeypatch.setattr("ockham.cache.store.tiers.QUEUE_BYTES", 0)
     engine = with_store(checkpoint, tmp_path)
     serve(engine, [ask("a", tokens(100))])
     stats = engine.stats().tiers

@@ -41,7 +41,7 @@ class PagedPool:
         window = self.layout.window
         if window is not None and not self.layout.spec.attends:
             # Of a step's rows the last are kept, beside those that they look back at.
-            looked_at = 1 if self.layout.spec.ends else -(-window // self.page_tokens)
+            looked_at = max(1, 1 + (window - 2) // self.page_tokens)
             return min(-(-cells // self.page_tokens), 2 * (1 + looked_at))
         held = cells if window is None else min(cells, window + chunk)
         # A window's first cell can stand anywhere in its page, so it may touch one page more.

@@ -416,7 +416,7 @@ class Tiers:
         """Enter what came into the tree, and let whoever waits go on."""
         size = self.identity.page_tokens
         agreed, tables = tree.agreed(fetch.salt, fetch.tokens)
-        pages = agreed // size
+        shared = pages = agreed // size
         came = {i.number for i in fetch.items[: fetch.taken] if i.section is self._together}
         if all(self._pool.windows[group] for group in self._together.groups):
             pages = max((pages, *(number + 1 for number in came)))
@@ -425,8 +425,7 @@ class Tiers:
         if fetch.taken and pages > fetch.first:
             whole = [np.full(pages, -1, np.int32) for _ in self._groups]
             for group, table in enumerate(whole):
-                held = tables[group][:pages]
-                table[: len(held)] = held
+                table[:shared] = tables[group][:shared]
                 for number, page in fetch.pages[group].items():
                     if number < pages and table[number] < 0:
                         table[number] = page

@@ -72,7 +72,11 @@ class LayerGroup:
             return StateSpec.chunk_ends(self.row_width, page_tokens)
         if self.row_width:
             assert self.window is not None, "later rows need the latest ones alone"
-            return StateSpec.rows(self.row_width, self.window)
+            if self.window == 1:
+                return StateSpec.rows(self.row_width, 1)
+            # With what the row after the last full page needs: the tiers hold full pages.
+            behind = (max(self.window - 2, 1) // page_tokens + 1) * page_tokens
+            return StateSpec.rows(self.row_width, max(self.window, behind + 1))
         return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
 
 
