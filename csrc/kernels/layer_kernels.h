@@ -19,8 +19,8 @@ constexpr int64_t block_groups = block_keys / group_keys;
 constexpr int64_t part_groups = part_keys / group_keys;
 
 // The activations of a feed-forward. Gated by clamped_swiglu, ups count as well, see functions.h.
-enum class Activation { silu, gelu_tanh, gelu, relu, clamped_swiglu };
-constexpr int activation_count = 5;
+enum class Activation { silu, gelu_tanh, gelu, relu, clamped_swiglu, relu_squared };
+constexpr int activation_count = 6;
 
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 

@@ -95,6 +95,7 @@ static inline __attribute__((always_inline)) Lanes activation_of(Lanes x) {
     if constexpr (ACTIVATION == Activation::gelu_tanh) return gelu_tanh(x);
     if constexpr (ACTIVATION == Activation::gelu) return gelu(x);
     if constexpr (ACTIVATION == Activation::clamped_swiglu) return clamped_swish(x);
+    if constexpr (ACTIVATION == Activation::relu_squared) return relu(x) * relu(x);
     return relu(x);
 }
 
@@ -281,9 +282,10 @@ const RowKernels row_kernels = {
     add_scaled,
     multiply,
     {gated<Activation::silu>, gated<Activation::gelu_tanh>, gated<Activation::gelu>,
-     gated<Activation::relu>, gated<Activation::clamped_swiglu>},
+     gated<Activation::relu>, gated<Activation::clamped_swiglu>, gated<Activation::relu_squared>},
     {activated<Activation::silu>, activated<Activation::gelu_tanh>, activated<Activation::gelu>,
-     activated<Activation::relu>, activated<Activation::clamped_swiglu>},
+     activated<Activation::relu>, activated<Activation::clamped_swiglu>,
+     activated<Activation::relu_squared>},
     rotate,
     softcap,
     softmax,

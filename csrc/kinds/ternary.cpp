@@ -2,6 +2,8 @@
 //
 // weight: four codes a byte, [P][K / 16][16][4]: bits 2 j and 2 j + 1 of byte i hold k = 4 j + i. scale:
 // float [P * 16]. K is a multiple of 32. x is quantised by row and span of 128; the last may be shorter.
+// With the group -1 it is quantised by row alone, as models are trained that are ternary: all spans then
+// have one scale.
 // For each span: y = fma(float(sum of a * (code - 1)), scale_x * scale, y) from y = 0 (portable code rounds
 // the product first).
 //
@@ -113,6 +115,7 @@ void ternary_tile(const PackedMatrix& matrix, const PreparedInput& input, const 
 
 #else
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -133,12 +136,36 @@ void prepare_ternary(const PreparedInput& input, int64_t row, const float* x) {
     quantise_spans<ISA>(input, row, x, input.offsets + row * input.form.offset_words());
 }
 
+// The same with one scale for all spans.
+template <Isa ISA>
+void prepare_ternary_rows(const PreparedInput& input, int64_t row, const float* x) {
+    const InputForm& form = input.form;
+    int32_t unused = 0;
+    float scale = 0.0f;
+    PreparedInput whole;
+    whole.form = {&quantised_input, form.inputs, form.inputs, 0};
+    whole.values = input.values + row * form.row_bytes();
+    whole.scales = &scale;
+    whole.offsets = &unused;
+    prepare_row(ISA, whole, 0, x);
+    const int8_t* values = reinterpret_cast<const int8_t*>(whole.values);
+    const int64_t spans = form.groups();
+    for (int64_t span = 0; span < spans; ++span) {
+        const int64_t first = span * form.group, end = std::min(form.inputs, first + form.group);
+        int32_t sum = 0;
+        for (int64_t k = first; k < end; ++k) sum += values[k];
+        input.scales[row * spans + span] = scale;
+        input.offsets[row * spans + span] = -sum;
+    }
+}
+
 const InputKind ternary_input = {1, 1, OCKHAM_EACH_ISA_OF(prepare_ternary)};
+const InputKind ternary_row_input = {1, 1, OCKHAM_EACH_ISA_OF(prepare_ternary_rows)};
 
 void check(const PackedMatrix& matrix, bool zeros) {
-    if (zeros || matrix.group || matrix.inputs % (2 * ternary_unit))
-        throw std::invalid_argument("ternary needs a multiple of 32 inputs, and has neither groups nor zero "
-                                    "points.");
+    if (zeros || (matrix.group && matrix.group != -1) || matrix.inputs % (2 * ternary_unit))
+        throw std::invalid_argument("ternary needs a multiple of 32 inputs, and has no zero points and no "
+                                    "group but -1, a row.");
 }
 
 std::vector<PackedArray> arrays(const PackedMatrix& matrix, bool) {
@@ -149,7 +176,9 @@ std::vector<PackedArray> arrays(const PackedMatrix& matrix, bool) {
 
 std::vector<RowField> fields(const PackedMatrix& matrix) { return {{"codes", matrix.inputs}, {"scale", 4}}; }
 
-InputForm input(const PackedMatrix& matrix) { return {&ternary_input, matrix.inputs, ternary_span, 1}; }
+InputForm input(const PackedMatrix& matrix) {
+    return {matrix.group ? &ternary_row_input : &ternary_input, matrix.inputs, ternary_span, 1};
+}
 
 void pack_panel(const PackedMatrix& matrix, const uint8_t* const* fields, PanelMemory to) {
     lay_words(fields[0], matrix.inputs, matrix.inputs / ternary_unit, to.weight,

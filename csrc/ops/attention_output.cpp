@@ -5,6 +5,7 @@
 #include "ops/attention_input.h"
 #include "ops/checks.h"
 #include "ops/fields.h"
+#include "ops/norms.h"
 #include "ops/product.h"
 #include "ops/stream.h"
 #include "program.h"
@@ -27,7 +28,8 @@ AttentionOutput::AttentionOutput(const Fields& fields)
       stream_norm(fields.norm("stream_norm")),
       shortcut(fields.optional_matrix("shortcut")),
       gate(fields.none("gate") ? Stack() : fields.stack("gate")),
-      gate_norm(fields.norm("gate_norm")) {}
+      gate_norm(fields.norm("gate_norm")),
+      inner_norm(fields.norm("inner_norm")) {}
 
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
@@ -37,6 +39,7 @@ void AttentionOutput::check(Program& program) const {
     check_norm(post_norm, program.hidden, at("the post norm", layer));
     check_norm(stream_norm, program.hidden, at("the norm after the attention", layer));
     check_norm(gate_norm, program.hidden, at("the norm before the gate", layer));
+    check_norm(inner_norm, width, at("the norm before the output", layer));
     if (gate) check_dense(program, gate, width, program.hidden, at("the gate", layer));
     if (shortcut) check_matrix(shortcut, program.hidden, program.hidden, at("the shortcut", layer));
 }
@@ -58,9 +61,16 @@ void AttentionOutput::run(Run& run) const {
                 for (int64_t e = 0; e < width; ++e) factors[e] *= from[e];
             });
         }
-        const Rows attended{rows, width, [&run, a, gates, width, first](int64_t row, int) {
-                                return gates != nullptr ? gates + row * width
+        if (inner_norm)
+            for (Buffer& buffer : own.rows) buffer.take<float>(width);
+        const Rows attended{rows, width, [&, a, gates, width, first](int64_t row, int thread) -> const float* {
+                                const float* from = gates != nullptr
+                                                        ? gates + row * width
                                                         : a + run.active.at(first + row) * width;
+                                if (!inner_norm) return from;
+                                float* normed = own.rows[static_cast<size_t>(thread)].get<float>();
+                                normalise(run.kernels, inner_norm, from, width, normed);
+                                return normed;
                             }};
         float* branch = own.branch.take<float>(rows * run.hidden);
         product(run, out, attended, branch, bias, first);

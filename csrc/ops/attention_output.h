@@ -20,6 +20,7 @@ struct AttentionOutput final : Operation {
     Stack shortcut;
     Stack gate;  // of what attention gave
     Norm gate_norm;
+    Norm inner_norm;  // of what `out` multiplies
 
     AttentionOutput() = default;
     explicit AttentionOutput(const Fields& fields);

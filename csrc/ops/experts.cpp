@@ -200,7 +200,8 @@ void add_shared_expert(Run& run, const Experts& op, float* branch) {
     float* gate_up = own.gate_up.take<float>(rows * 2 * inner);
     product(run, op.shared_gate_up, h, gate_up);
     float* shared = own.expert_out.take<float>(rows * hidden);
-    product(run, op.shared_down, activated_rows(run, op.activation, true, gate_up, inner, rows, inner), shared);
+    product(run, op.shared_down,
+            activated_rows(run, op.activation, true, Norm(), gate_up, inner, rows, inner), shared);
     if (op.shared_gate) {
         float* weight = own.expert_x.take<float>(rows);
         product(run, op.shared_gate, h, weight);

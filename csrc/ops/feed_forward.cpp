@@ -29,6 +29,7 @@ FeedForward::FeedForward(const Fields& fields)
       gated(fields.flag("gated")),
       post_norm(fields.norm("post_norm")),
       stream_norm(fields.norm("stream_norm")),
+      inner_norm(fields.norm("inner_norm")),
       shortcut(fields.optional_matrix("shortcut")),
       residual_scale(fields.number("residual_scale")) {}
 
@@ -41,6 +42,8 @@ void FeedForward::check(Program& program) const {
     check_vector(down_bias, hidden, at("the bias of down", layer));
     check_norm(post_norm, hidden, at("the post norm", layer));
     check_norm(stream_norm, hidden, at("the norm after the feed-forward", layer));
+    check_norm(inner_norm, inner, at("the norm before down", layer));
+    require(!inner_norm.centred, at("the norm before down", layer) + " must leave zeros as they are.");
     if (shortcut) check_matrix(shortcut, hidden, hidden, at("the shortcut", layer));
 }
 
@@ -56,8 +59,8 @@ void FeedForward::run(Run& run) const {
         product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first,
                 leading);
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, down, activated_rows(run, activation, gated, gates, inner, rows, used), branch,
-                down_bias, first);
+        product(run, down, activated_rows(run, activation, gated, inner_norm, gates, inner, rows, used),
+                branch, down_bias, first);
         turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }

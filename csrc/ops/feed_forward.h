@@ -19,6 +19,7 @@ struct FeedForward final : Operation {
     std::vector<float> gate_up_bias, down_bias;
     bool gated = true;
     Norm post_norm, stream_norm;
+    Norm inner_norm;  // of what `down` multiplies
     Stack shortcut;
     float residual_scale = 1.0f;
 

@@ -75,6 +75,7 @@ class Fields {
         if (name == "gelu") return Activation::gelu;
         if (name == "relu") return Activation::relu;
         if (name == "clamped_swiglu") return Activation::clamped_swiglu;
+        if (name == "relu_squared") return Activation::relu_squared;
         throw std::invalid_argument("the cpu backend does not know the activation " + name + ".");
     }
 };

@@ -18,9 +18,10 @@ inline void gate(const RowKernels& kernels, Activation activation, const float* 
     kernels.gated[static_cast<int>(activation)](gate_up, gate_up + inner, inner, y);
 }
 
-// Rows of `inner` values, made of rows of gates and ups where `gated`. From value `used` on they are 0.
-inline auto activated_rows(Run& run, Activation activation, bool gated, const float* x,
-                           int64_t inner, int64_t count, int64_t used) {
+// Rows of `inner` values, made of rows of gates and ups where `gated`, and then normed where there is a
+// `norm`, which leaves zeros as they are. From value `used` on they are 0.
+inline auto activated_rows(Run& run, Activation activation, bool gated, const Norm& norm,
+                           const float* x, int64_t inner, int64_t count, int64_t used) {
     std::vector<Buffer>& scratch = run.activations->rows;
     for (Buffer& buffer : scratch) buffer.take<float>(inner);
     const int64_t width = gated ? 2 * inner : inner;
@@ -34,6 +35,7 @@ inline auto activated_rows(Run& run, Activation activation, bool gated, const fl
                     else
                         run.kernels.activated[which](from, used, y);
                     std::fill(y + used, y + inner, 0.0f);
+                    if (norm) normalise(run.kernels, norm, y, inner, y);
                     return y;
                 },
                 used};

@@ -188,7 +188,7 @@ void Recurrence::convolve(const Sequence& own, int64_t i) {
 // state at its chunk's start and on the chunk's tokens up to it, in one order.
 void Recurrence::run_head(const Sequence& own, int64_t head, float* scratch) {
     const int64_t dk = op_.key_dim, dv = op_.value_dim, floats = op_.head_floats();
-    const int64_t key_head = head / (op_.value_heads / op_.key_heads);
+    const int64_t key_head = op_.key_head(head);
     const RowKernels& kernels = run_.kernels;
     float *next = scratch, *factors = next + floats, *read = factors + chunk_ + 1;
     const auto key = [&](int64_t cell) {
@@ -319,7 +319,8 @@ GatedDelta::GatedDelta(const Fields& fields)
       head_norm(fields.norm("head_norm")),
       out(fields.dense("out", false)),
       norm(fields.norm("norm")),
-      residual_scale(fields.number("residual_scale")) {}
+      residual_scale(fields.number("residual_scale")),
+      tiled(fields.flag("tiled")) {}
 
 void GatedDelta::check(Program& program) const {
     const int64_t hidden = program.hidden;

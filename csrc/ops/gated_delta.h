@@ -21,12 +21,16 @@ struct GatedDelta final : Operation {
     Stack out;
     Norm norm;
     float residual_scale = 1.0f;
+    bool tiled = false;  // value heads take turns among key heads, and do not stand beside each other
 
     GatedDelta() = default;
     explicit GatedDelta(const Fields& fields);
     void check(Program& program) const override;
     void run(Run& run) const override;
 
+    int64_t key_head(int64_t value_head) const {
+        return tiled ? value_head % key_heads : value_head / (value_heads / key_heads);
+    }
     int64_t keys() const { return key_heads * key_dim; }
     int64_t values() const { return value_heads * value_dim; }
     // What goes through the convolution: queries, keys, values.

@@ -322,7 +322,7 @@ def _check(op: Operation) -> None:
         raise ConfigError("only models whose feed-forwards are gated by SiLU are trained so.")
     if isinstance(op, Recurse):
         raise ConfigError("models that run layers several times are not trained so.")
-    for field in ("post_norm", "stream_norm", "softcap"):
+    for field in ("post_norm", "stream_norm", "inner_norm", "softcap"):
         if getattr(op, field, None) is not None:
             raise ConfigError(f"models with a {field.replace('_', ' ')} are not trained so.")
     if getattr(op, "sinks", None) is not None:

@@ -31,6 +31,7 @@ from tests.helpers.keep_heads import write_random_alphas, write_random_heads
 from tests.helpers.random_maps import write_random_maps
 from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
+    tiny_bitnet,
     tiny_ernie_moe,
     tiny_hunyuan,
     tiny_lfm2,
@@ -247,6 +248,11 @@ def test_no_schedule_changes_a_bit_of_later_decoders(name: str, isa: str, tmp_pa
     check_schedules(
         checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype="bfloat16", share=0.3
     )
+
+
+def test_no_schedule_changes_a_bit_of_ternary_models(isa: str, tmp_path: Path) -> None:
+    checkpoint = tiny_bitnet(tmp_path / "model", **SIZES)
+    check_schedules(checkpoint, isa, tmp_path, kv_cache_dtype="bfloat16", share=0.3)
 
 
 @pytest.mark.parametrize("passes", [2, 3])

@@ -110,6 +110,14 @@ CASES = {
         vision="Qwen3VLVision",
         of_vision={**VISION, "out_hidden_size": 32},
     ),
+    "qwen3-vl-moe": Case(
+        "Qwen3VLMoe",
+        {"head_dim": 16, "rope_parameters": SECTIONS, **EXPERTS},
+        model="Qwen3VLMoeForConditionalGeneration",
+        text="Qwen3VLMoeText",
+        vision="Qwen3VLMoeVision",
+        of_vision={**VISION, "out_hidden_size": 32},
+    ),
     "qwen2-vl": Case(
         "Qwen2VL",
         {"rope_parameters": MROPE},
@@ -228,6 +236,7 @@ CASES = {
         },
     ),
     "hunyuan-dense": Case("HunYuanDenseV1", {"head_dim": 16}),
+    "bitnet": Case("BitNet", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     "hunyuan-dense-stretched": Case(
         "HunYuanDenseV1",
         {

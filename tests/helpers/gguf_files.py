@@ -81,7 +81,7 @@ def write_gguf(
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
-        ours += "" if name.endswith((".weight", ".bias")) else ".weight"
+        ours += "" if name.endswith((".weight", ".bias", ".ssm_a")) else ".weight"
         writer.add_tensor(ours, raw, raw_dtype=kind)
         if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)

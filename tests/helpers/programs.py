@@ -81,7 +81,9 @@ class Shape:
     convolution: int = 0  # over how many tokens that of one more layer is; 0: there is none
     delta: tuple[int, int, int, int, int] | None = None
     """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
+    tiled: bool = False  # its value heads
     output_gates: bool = False
+    inner_norms: bool = False
     weights: str = "fp32"
     weight_scale: float = 1.0  # of a feed-forward's gates and ups
     state: str = "float32"
@@ -258,6 +260,7 @@ class _Builder:
                 self.norm(s.hidden, s.stream_norms),
                 gate=self.matrix(q, s.hidden) if s.output_gates else None,
                 gate_norm=self.norm(s.hidden) if s.output_gates else None,
+                inner_norm=self.norm(q, s.inner_norms),
             ),
         ]
 
@@ -279,6 +282,7 @@ class _Builder:
             self.matrix(s.hidden, values),
             self.norm(s.hidden, s.pre_norms),
             s.residual_scale,
+            s.tiled,
         )
 
     def convolution(self, layer: int) -> Operation:
@@ -312,6 +316,7 @@ class _Builder:
             s.residual_scale,
             s.gated,
             self.norm(s.hidden, s.stream_norms),
+            inner_norm=self.norm(s.inner, s.inner_norms),
         )
 
     def mixture(self, layer: int) -> list[Operation]:
@@ -402,6 +407,8 @@ SHAPES: dict[str, Shape] = {
         convolution=21, windows=(5, None), biases=True, page_tokens=5, pages=256, weights="bf16"
     ),
     "output gates": Shape(output_gates=True, qk_norm="head", rotary_dim=8),
+    "inner norms": Shape(inner_norms=True, activation="relu_squared", inner=37),
+    "inner norms behind gates": Shape(inner_norms=True, output_gates=True, gated=False),
     "chunks": Shape(dual_chunk=DualChunk(64, 96, 50), qk_norm="head", rotary_dim=8),
     "int8 chunks": Shape(
         dual_chunk=DualChunk(64, 150), state="k=int8,v=int4", page_tokens=5, pages=256, head_dim=32
@@ -430,5 +437,6 @@ CHAINS: dict[str, Shape] = {
         delta=(1, 1, 20, 7, 2), windows=(5, None), page_tokens=5, pages=256, residual_scale=0.4
     ),
     "bf16": Shape(delta=(2, 6, 16, 16, 3), weights="bf16", state="bfloat16", page_tokens=8),
+    "value heads that take turns": Shape(delta=(2, 6, 8, 8, 4), tiled=True),
 }
 """Shapes of models whose drafts may not branch."""

@@ -323,6 +323,31 @@ def tiny_hunyuan(directory: Path, **config: Any) -> Path:
     return directory
 
 
+def tiny_bitnet(directory: Path, **config: Any) -> Path:
+    """A model of ternary weights, packed as they are published, with norms before its last
+    products."""
+    names = {"architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2"}
+    quantised = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    tiny_llama(directory, **names, quantization_config=quantised, **config)
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(10)
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        weight = tensors[name]
+        mean = np.abs(weight).mean()
+        codes = (np.clip(np.rint(weight / mean), -1, 1) + 1).astype(np.uint8)
+        quarters = codes.reshape(4, -1, codes.shape[1])
+        tensors[name] = np.bitwise_or.reduce(
+            quarters << np.array([0, 2, 4, 6], np.uint8)[:, None, None], axis=0
+        )
+        tensors[f"{name}_scale"] = np.array([mean], np.float32)
+        own = {"o_proj.weight": "attn_sub_norm.weight", "down_proj.weight": "ffn_sub_norm.weight"}
+        last = name.rpartition("_proj.")[0].rpartition(".")[2] + "_proj.weight"
+        if last in own:
+            norm = 1 + 0.3 * rng.standard_normal(weight.shape[1])
+            tensors[name.replace(last, own[last])] = norm.astype(np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tiny_ernie_moe(directory: Path, *, experts: int = 6, **config: Any) -> Path:
     """A mixture whose choice of experts is corrected, with a shared expert, in all layers but the
     first."""

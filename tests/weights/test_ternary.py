@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ModelError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Values
 from ockham.kernels.native import core
 from ockham.model.loading import load_model
-from ockham.weights.ternary import Ternary
+from ockham.weights.ternary import Ternary, TernaryOptions
 from tests.helpers import isas
 
 native = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -51,21 +51,23 @@ def test_codes_are_ratios_to_the_mean_magnitude() -> None:
 
 @native
 @pytest.mark.parametrize("isa", isas.params())
+@pytest.mark.parametrize("group", [128, -1])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 32), (100, 416), (530, 1152)])
 def test_products_are_what_the_meaning_says_in_any_batch(
-    outputs: int, inputs: int, isa: core.Isa
+    outputs: int, inputs: int, group: int, isa: core.Isa
 ) -> None:
     from ockham.kernels.cpu_layout import PANELS
 
     values = random_values(-(-outputs // 16) * 16, inputs)
-    matrix = PANELS.blank(Ternary(), outputs, inputs)
+    ternary = Ternary(TernaryOptions(group))
+    matrix = PANELS.blank(ternary, outputs, inputs)
     matrix.fill(0, values)
     own = {field: array[:outputs] for field, array in values.items()}
     ids = np.array([outputs - 1, 0], np.int32)
-    assert matrix.rows(ids).tobytes() == Ternary().decode(own, inputs)[ids].tobytes()
+    assert matrix.rows(ids).tobytes() == ternary.decode(own, inputs)[ids].tobytes()
     x, pool = normal(33, inputs, 1), core.ThreadPool(2)
     x[2, 5:9] = [1e30, -1e30, 5e29, 3.0]
-    expected = np.ascontiguousarray(Ternary().matmul(own, x))
+    expected = np.ascontiguousarray(ternary.matmul(own, x))
     found = np.asarray(core.linear(pool, isa, matrix.native, x))
     if isa == core.Isa.PORTABLE:  # which rounds products before it adds them
         assert np.allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
@@ -89,6 +91,20 @@ def test_no_sum_wraps(isa: core.Isa) -> None:
             x = np.full((9, 256), np.float32(127 * sign))
             found = np.asarray(core.linear(core.ThreadPool(1), isa, matrix.native, x))
             assert (found == np.float32(127 * sign * (code - 1) * 256)).all()
+
+
+def test_a_row_of_inputs_may_have_one_scale() -> None:
+    """As ternary models are trained: small inputs then count for less beside large ones."""
+    whole = Ternary(TernaryOptions(-1))
+    x, values = np.full((1, 256), np.float32(0.1)), random_values(16, 256)
+    x[0, 3] = 127.0
+    rounded = np.zeros_like(x)
+    rounded[0, 3] = 127.0
+    assert np.allclose(whole.matmul(values, x), rounded @ whole.decode(values, 256).T)
+    assert whole.activations == "int8 by row"
+    assert Ternary.of_group(-1).whole
+    with pytest.raises(ConfigError, match="by 128, or -1 for all of a row, not by 64"):
+        TernaryOptions(64)
 
 
 def test_shapes_and_weights_that_it_cannot_have_are_refused() -> None:

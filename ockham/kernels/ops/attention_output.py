@@ -16,7 +16,8 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes
 class AttentionOutput(Operation):
     """x += residual_scale * post_norm(out(a) + bias); then x = stream_norm(x), where there is
     one. Where there is a `shortcut`, x = shortcut(x) comes first. Where there is a `gate`, a is
-    multiplied with sigmoid(gate(gate_norm(x))) before, element by element."""
+    multiplied with sigmoid(gate(gate_norm(x))) before, element by element. Where there is an
+    `inner_norm`, inner_norm(a) takes the place of a then."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("out",)
 
@@ -29,6 +30,7 @@ class AttentionOutput(Operation):
     shortcut: Linear | None = None  # (D, D)
     gate: Linear | None = None  # (H * E, D)
     gate_norm: Norm | None = None
+    inner_norm: Norm | None = None  # (H * E,)
 
     @property
     def sublayer(self) -> Sublayer:

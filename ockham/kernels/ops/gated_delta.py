@@ -21,9 +21,9 @@ class GatedDelta(Operation):
     key heads, V of all value heads), V, and two numbers for each value head. q, k, v = split(silu(
     the sum over the latest `length` tokens of their x times a row of `weight` (length, C), the
     newest with the last)). q and k are divided by their lengths, sqrt(|.|^2 + 1e-6), head by head,
-    and q by sqrt(key_dim) too. Value head h reads key head h // (value_heads / key_heads). With
-    beta = sigmoid(b) and g = decay * log(1 + e^(a + decay_bias)), a head's state S (key_dim,
-    value_dim) becomes, token by token,
+    and q by sqrt(key_dim) too. Value head h reads key head h // (value_heads / key_heads), or where
+    value heads are `tiled`, h % key_heads. With beta = sigmoid(b) and g = decay * log(1 + e^(a +
+    decay_bias)), a head's state S (key_dim, value_dim) becomes, token by token,
 
         S := e^g S + k (beta (v - e^g k S)), and the token is given o = q S.
 
@@ -57,6 +57,7 @@ class GatedDelta(Operation):
     out: Linear  # (D, V)
     norm: Norm | None = None
     residual_scale: float = 1.0
+    tiled: bool = False
 
     @property
     def sublayer(self) -> Sublayer:

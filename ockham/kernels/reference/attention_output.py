@@ -15,7 +15,7 @@ def compute(run: ReferenceRun, op: AttentionOutput) -> None:
     if op.gate is not None:
         gates = op.gate.matmul(normalise(run.of_active(run.x), op.gate_norm))
         a = a / (1 + np.exp(-gates))
-    branch = run.product(op, "out", a)
+    branch = run.product(op, "out", normalise(a, op.inner_norm))
     if op.bias is not None:
         branch += op.bias
     run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)

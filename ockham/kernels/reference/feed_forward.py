@@ -15,7 +15,7 @@ def compute(run: ReferenceRun, op: FeedForward) -> None:
     inner = gated(gate_up, op.activation) if op.gated else activated(gate_up, op.activation)
     if run.leading is not None:
         inner[:, run.leading :] = 0.0
-    branch = run.product(op, "down", inner)
+    branch = run.product(op, "down", normalise(inner, op.inner_norm))
     if op.down_bias is not None:
         branch += op.down_bias
     run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)

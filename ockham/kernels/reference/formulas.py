@@ -98,6 +98,11 @@ def _relu(x: Floats) -> Floats:
     return positive
 
 
+def _relu_squared(x: Floats) -> Floats:
+    positive = _relu(x)
+    return positive * positive
+
+
 def _clamped_swish(x: Floats) -> Floats:
     least: Floats = np.minimum(x, _MOST_SWIGLU)
     return least * sigmoid(least * _SWIGLU_SLOPE)
@@ -109,4 +114,5 @@ _ACTIVATIONS = {
     "gelu": _gelu,
     "relu": _relu,
     "clamped_swiglu": _clamped_swish,
+    "relu_squared": _relu_squared,
 }

@@ -66,7 +66,7 @@ class _Sequence:
             np.concatenate([entered, parts[0], x]) if len(before) else np.concatenate([entered, x])
         )
         k_list, u_list, sums = ([*part] for part in parts[1:])
-        weight, repeat = op.weight.reshape(op.length, -1), op.value_heads // op.key_heads
+        weight = op.weight.reshape(op.length, -1)
         for n, row in enumerate(own.tolist()):
             cell = self.start + n
             place = cell - first + op.length - 1
@@ -76,12 +76,12 @@ class _Sequence:
             q, k = (_unit(each.reshape(op.key_heads, -1)) for each in (q, k))
             q = q * np.float32(op.key_dim**-0.5)
             total = decay[n] + (sums[-1] if len(sums) else 0)
-            wide_k, wide_q = np.repeat(k, repeat, axis=0), np.repeat(q, repeat, axis=0)
+            wide_k, wide_q = self._wide(k), self._wide(q)
             scale = np.exp(total)[:, None]
             read = scale * np.einsum("hd,hdv->hv", wide_k, state)
             out = scale * np.einsum("hd,hdv->hv", wide_q, state)
             for kj, uj, sum_j in zip(k_list, u_list, sums, strict=True):
-                wide, factor = np.repeat(kj.reshape(k.shape), repeat, axis=0), np.exp(total - sum_j)
+                wide, factor = self._wide(kj.reshape(k.shape)), np.exp(total - sum_j)
                 u_heads = uj.reshape(read.shape)
                 read += (factor * (wide_k * wide).sum(axis=1))[:, None] * u_heads
                 out += (factor * (wide_q * wide).sum(axis=1))[:, None] * u_heads
@@ -95,13 +95,20 @@ class _Sequence:
             if (cell + 1) % size == 0:
                 state = scale[..., None] * state
                 for kj, uj, sum_j in zip(k_list, u_list, sums, strict=True):
-                    wide = np.repeat(kj.reshape(k.shape), repeat, axis=0)
+                    wide = self._wide(kj.reshape(k.shape))
                     factor = np.exp(total - sum_j)[:, None, None]
                     state += factor * wide[:, :, None] * uj.reshape(read.shape)[:, None]
                 state = state.astype(np.float32)
                 tail = history[place - op.length + 2 : place + 1]
                 self._keep_end(cell // size, np.concatenate([state.reshape(-1), tail.reshape(-1)]))
                 k_list, u_list, sums = [], [], []
+
+    def _wide(self, heads: Floats) -> Floats:
+        """The key head that each value head reads."""
+        value = np.arange(self.op.value_heads)
+        each = self.op.value_heads // self.op.key_heads
+        wide: Floats = heads[value % self.op.key_heads if self.op.tiled else value // each]
+        return wide
 
     def _keep(self, cell: int, row: Floats) -> None:
         page = int(self.pages[cell // self.size])

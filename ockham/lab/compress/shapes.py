@@ -93,7 +93,7 @@ def blocks_of(
     reads = ""
     routed = any(isinstance(op, Experts) for op in program.ops)
     for op in program.ops:
-        if isinstance(op, FeedForward) and not routed:
+        if isinstance(op, FeedForward) and not routed and op.inner_norm is None:
             whole = op.down.in_features
             step = next(step for least, step in _STEPS if whole >= least)
             found = {

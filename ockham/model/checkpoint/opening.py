@@ -59,6 +59,9 @@ def open_model(path: Path) -> OpenedModel:
         f"{head!r}: the stored one is used."
     )
     untied = {**config, "tie_word_embeddings": False}  # so that a conversion says it too
+    text = description.architecture.text_config
+    if text is not None and config.get(text) is not None:
+        untied[text] = {**config[text], "tie_word_embeddings": False}
     described = _with_pooling(describe(untied), path)
     return OpenedModel(untied, described, source, generation, (note,))
 

@@ -95,11 +95,13 @@ class SafetensorsSource:
 
     def stored(self, part: Part) -> Stored:
         if self._codec is not None and self._owns(part.name):
-            if part.name in self._checkpoint.tensors and self._plain(part.name):
+            stored = self._codec.stored(self._checkpoint, part)
+            beside = part.name in self._checkpoint.tensors and part.name not in stored.tensors
+            if beside and self._plain(part.name):
                 raise ModelError(
                     f"the checkpoint holds tensor {part.name!r} twice, quantised and not."
                 )
-            return self._codec.stored(self._checkpoint, part)
+            return stored
         tensor = self._checkpoint.find(part.name, part.shape)
         return Stored(tensor.dtype, (part.name,))
 

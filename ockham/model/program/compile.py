@@ -259,6 +259,7 @@ class _Compiler:
                 gate_norm=(
                     self._norm(prefix, record.attention_norm) if record.output_gates else None
                 ),
+                inner_norm=self._norm(prefix, record.attention_inner_norm, widths[0]),
             )
         )
 
@@ -297,9 +298,12 @@ class _Compiler:
             [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
         )
         cells = d.group_of(layer)
-        if not record.fused:  # whose rows of one kind do not stand together
-            self._adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
-        self._adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
+        inputs = self._delta_inputs(prefix, sizes)
+        if not sizes.tiled:  # an adapter's value heads stand in the order of the original
+            if not record.fused:  # whose rows of one kind do not stand together
+                self._adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
+            self._adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
+        decay = self.weights.vector([(prefix + record.decay, (heads,))])
         self._ops.append(
             GatedDelta(
                 layer,
@@ -310,13 +314,9 @@ class _Compiler:
                 sizes.key_dim,
                 sizes.value_dim,
                 sizes.length,
-                inputs=(
-                    self._unfused(prefix, record.inputs, sizes)
-                    if record.fused
-                    else self._packed(prefix, record.inputs, widths, d.hidden_size, "qkv")
-                ),
+                inputs=inputs,
                 weight=np.ascontiguousarray(weight.reshape(channels, -1).T).reshape(-1),
-                decay=-np.exp(self.weights.vector([(prefix + record.decay, (heads,))])),
+                decay=decay if sizes.negative else -np.exp(decay),
                 decay_bias=self.weights.vector([(prefix + record.decay_bias, (heads,))]),
                 head_norm=Norm(
                     self.weights.vector([(f"{prefix}{record.norm}.weight", (sizes.value_dim,))]),
@@ -325,25 +325,42 @@ class _Compiler:
                 out=self._matrix(prefix + record.output, d.hidden_size, values, "attention_output"),
                 norm=self._norm(prefix, self.record.attention_norm),
                 residual_scale=d.residual_scale,
+                tiled=sizes.tiled,
             )
         )
 
-    def _unfused(self, prefix: str, names: tuple[str, ...], sizes: DeltaSizes) -> Linear:
-        """The inputs of delta rules that are stored key head by key head, in the order of
-        `GatedDelta`."""
-        groups, each = sizes.key_heads, sizes.value_heads // sizes.key_heads
+    def _delta_inputs(self, prefix: str, sizes: DeltaSizes) -> Linear:
+        """The inputs of delta rules in the order of `GatedDelta`, from tensors of their own or from
+        those that hold them key head by key head."""
+        record, groups = self.record.delta, sizes.key_heads
+        assert record is not None
+        each = sizes.value_heads // groups
         wide = each * sizes.value_dim
+        kinds = (2 * sizes.key_dim + wide, wide, each, each)  # of a key head
         parts: list[Part] = []
-        for name, kinds in zip(
-            names, ((sizes.key_dim, sizes.key_dim, wide, wide), (each, each)), strict=True
-        ):
-            shape = (groups * sum(kinds), self.d.hidden_size)
-            for place, rows in enumerate(kinds):
-                firsts = [group * sum(kinds) + sum(kinds[:place]) for group in range(groups)]
-                parts += [
-                    Part(f"{prefix}{name}.weight", shape, first, first + rows) for first in firsts
-                ]
+        for pair, both in enumerate(record.fused or ("", "")):
+            names, own = record.inputs[2 * pair : 2 * pair + 2], kinds[2 * pair : 2 * pair + 2]
+            if both and not self.weights.has(f"{prefix}{names[0]}.weight"):
+                cuts = own if pair else (sizes.key_dim, sizes.key_dim, wide, wide)
+                parts += self._of_key_heads(f"{prefix}{both}.weight", cuts, groups)
+                continue
+            shapes = [(groups * rows, self.d.hidden_size) for rows in own]
+            parts += [
+                Part(f"{prefix}{name}.weight", shape, 0, shape[0])
+                for name, shape in zip(names, shapes, strict=True)
+            ]
         return self.weights.linear(parts, "qkv")
+
+    def _of_key_heads(self, name: str, cuts: tuple[int, ...], groups: int) -> list[Part]:
+        """A tensor of rows of several kinds, key head by key head, kind by kind."""
+        each = sum(cuts)
+        shape = (groups * each, self.d.hidden_size)
+        firsts = [
+            (group * each + sum(cuts[:place]), rows)
+            for place, rows in enumerate(cuts)
+            for group in range(groups)
+        ]
+        return [Part(name, shape, first, first + rows) for first, rows in firsts]
 
     def _convolution(self, layer: int) -> None:
         d, record, prefix = self.d, self.record.convolution, self._layer(layer)
@@ -393,6 +410,7 @@ class _Compiler:
                 gated=record.gated,
                 stream_norm=self._norm(prefix, record.mlp_stream_norm),
                 shortcut=self._shortcut(prefix + record.down),
+                inner_norm=self._norm(prefix, record.mlp_inner_norm, inner),
             )
         )
 
@@ -478,7 +496,7 @@ class _Compiler:
         are equal stacked."""
         names, hidden, count = self.record.experts, self.d.hidden_size, len(widths)
         assert names is not None
-        if not names.interleaved and self.weights.has(block + names.stacked[0]):
+        if not names.transposed and self.weights.has(block + names.stacked[0]):
             (gates, downs), inner = names.stacked, widths[0]
             both = self._stack(block + gates, count, 2 * inner, hidden, "gate_up")
             return both, self._stack(block + downs, count, hidden, inner, "down")

@@ -358,6 +358,27 @@ _HUNYUAN_DENSE = Architecture(
     stretched_base="alpha",
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "eos_token_id": 2},
 )
+_BITNET = Architecture(
+    "BitNetForCausalLM",
+    attention_inner_norm="self_attn.attn_sub_norm",
+    mlp_inner_norm="mlp.ffn_sub_norm",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    defaults={
+        "vocab_size": 128256,
+        "hidden_size": 2560,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 5,
+        "hidden_act": "relu2",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0,
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+    },
+)
 _ERNIE = Architecture(
     "Ernie4_5ForCausalLM",
     neighbours=True,
@@ -460,6 +481,24 @@ _QWEN3_MOE = Architecture(
         **_QWEN_EXPERTS,
     },
 )
+_QWEN3_VL_MOE = replace(
+    _QWEN3_MOE,
+    name="Qwen3VLMoeForConditionalGeneration",
+    prefixes=_QWEN3_VL.prefixes,
+    heads=_QWEN3_VL.heads,
+    text_config="text_config",
+    sections=True,
+    slides=no_layer,
+    ignored=_QWEN3_VL.ignored,
+    experts=ExpertRecord(normalise=True, transposed=True),
+    defaults={
+        **_QWEN3_MOE.defaults,
+        "num_key_value_heads": 16,
+        "max_position_embeddings": 128000,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+    },
+)
 _OLMOE = Architecture(
     "OlmoeForCausalLM",
     qk_norm="whole",
@@ -488,6 +527,7 @@ _GPT_OSS = Architecture(
         intermediate="intermediate_size",
         normalise=True,
         bias=True,
+        transposed=True,
         interleaved=True,
     ),
     defaults={
@@ -640,7 +680,7 @@ _QWEN3_NEXT = replace(
     _QWEN3_5,
     name="Qwen3NextForCausalLM",
     sections=False,
-    delta=DeltaRecord(inputs=("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba"), fused=True),
+    delta=DeltaRecord(fused=("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba")),
     experts=ExpertRecord(shared_intermediate="shared_expert_intermediate_size"),
     ignored=(),
     defaults={
@@ -698,11 +738,13 @@ DECODERS: dict[str, Architecture] = {
         _GRANITE_MOE_HYBRID,
         _MINICPM,
         _HUNYUAN_DENSE,
+        _BITNET,
         _ERNIE,
         _ERNIE_MOE,
         _MIXTRAL,
         _QWEN2_MOE,
         _QWEN3_MOE,
+        _QWEN3_VL_MOE,
         _OLMOE,
         _GPT_OSS,
         _LFM2,

@@ -35,6 +35,7 @@ ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "relu": "relu",
+    "relu2": "relu_squared",
 }
 """config.json's name of an activation -> the operations' name."""
 
@@ -110,6 +111,10 @@ class DeltaSizes:
     value_dim: int
     length: int
     """Of the convolution before the rule."""
+    tiled: bool = False
+    """Whether value heads take turns among key heads, and those of one do not stand together."""
+    negative: bool = False
+    """Whether decays are stored as they are, and not as the logarithm of their opposite."""
 
     @property
     def cell_floats(self) -> int:
@@ -276,7 +281,10 @@ class ModelDescription:
                 if getattr(self.experts, f.name) != f.default
             }
         if self.deltas is not None:
-            values["deltas"] = asdict(self.deltas)
+            deltas = asdict(self.deltas)
+            values["deltas"] = {
+                f.name: deltas[f.name] for f in fields(self.deltas) if deltas[f.name] != f.default
+            }
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
@@ -492,6 +500,8 @@ def _deltas(architecture: Architecture, values: Values, layers: int) -> DeltaSiz
         values.size(record.key_dim),
         values.size(record.value_dim),
         values.size(record.length),
+        bool(config.get(record.tiled)),
+        bool(config.get(record.negative)),
     )
 
 

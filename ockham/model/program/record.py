@@ -123,8 +123,9 @@ class ExpertRecord:
     """A mixture of experts: names relative to the block, which stands at one of `blocks`.
 
     Experts are stored one by one (`experts.{n}.{gate}.weight`) or `stacked`: gates and ups of shape
-    (experts, 2 * I, D), and downs. Where `interleaved`, what is stacked has its inputs before its
-    outputs, and gates and ups take turns (`prequantised/interleaved.py`). `layers` says which
+    (experts, 2 * I, D), and downs. Where `transposed`, what is stacked has its inputs before its
+    outputs, and where `interleaved`, gates and ups take turns (`prequantised/interleaved.py`).
+    `layers` says which
     layers have experts. `normalise`, and `bias` (of the router and of all experts), are config
     keys, or facts. `correction` names what is added to a row's weights where its experts are
     chosen, and only there; it is there where the key `correction_switch`, if there is one, says so.
@@ -157,6 +158,7 @@ class ExpertRecord:
     shared_down: str = "shared_expert.down_proj"
     shared_gate: str | None = "shared_expert_gate"
     bias: str | bool = False
+    transposed: bool = False
     interleaved: bool = False
 
 
@@ -178,9 +180,10 @@ class ConvolutionRecord:
 class DeltaRecord:
     """Gated delta rules in the place of attention, in the layers whose entry of `layer_types` is
     `layer_type`; names relative to the layer, and keys of config.json. `inputs` are packed in this
-    order: queries, keys and values of all heads, z, b, a. Where they are `fused`, there are two: of
-    each key head in turn its query, its key, and the values and z of its value heads; and of each
-    key head in turn b and a."""
+    order: queries, keys and values of all heads, z, b, a. A checkpoint may hold the first two, and
+    the last two, in one tensor of `fused`: of each key head in turn its query, its key, and the
+    values and z of its value heads; and of each key head in turn b and a. `tiled` and `negative`
+    are what Ockham says itself of checkpoints that it made of GGUF files (`DeltaSizes`)."""
 
     layer_type: str = "linear_attention"
     inputs: tuple[str, ...] = (
@@ -189,7 +192,7 @@ class DeltaRecord:
         "linear_attn.in_proj_b",
         "linear_attn.in_proj_a",
     )
-    fused: bool = False
+    fused: tuple[str, ...] = ()
     weight: str = "linear_attn.conv1d"
     decay: str = "linear_attn.A_log"
     decay_bias: str = "linear_attn.dt_bias"
@@ -200,6 +203,8 @@ class DeltaRecord:
     key_dim: str = "linear_key_head_dim"
     value_dim: str = "linear_value_head_dim"
     length: str = "linear_conv_kernel_dim"
+    tiled: str = "linear_value_heads_take_turns"
+    negative: str = "linear_decays_are_negative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,9 @@ class Architecture:
     mlp_norm: str | None = "post_attention_layernorm"
     mlp_post_norm: str | None = None
     final_norm: str | None = "norm"
+    attention_inner_norm: str | None = None
+    """The norm of what the attention's output projection multiplies; of `down` the same."""
+    mlp_inner_norm: str | None = None
     norm_offset: float = 0.0
     norm_kind: Literal["rms", "layer"] = "rms"
     norm_bias: str | bool = False

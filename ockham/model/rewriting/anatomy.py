@@ -116,6 +116,11 @@ def look_at(description: ModelDescription, has: Callable[[str], bool]) -> Anatom
                 "which transforms do not rewrite; name a model whose layers are attention and "
                 "feed-forwards alone."
             )
+        if getattr(op, "inner_norm", None) is not None:
+            raise ModelError(
+                f"{description.architecture.name} norms what its last products multiply, through "
+                "which transforms do not rewrite; convert it without one."
+            )
     return _Surgeon(names, program, description).anatomy()
 
 

@@ -53,11 +53,11 @@ def read_back(
                 "gradients are computed for models whose activation is SiLU; this one has "
                 f"{op.activation}."  # type: ignore[attr-defined]
             )
-        if (
-            getattr(op, "post_norm", None) is not None
-            or getattr(op, "stream_norm", None) is not None
+        if any(
+            getattr(op, field, None) is not None
+            for field in ("post_norm", "stream_norm", "inner_norm")
         ):
-            raise ConfigError("gradients are not computed through norms behind a branch.")
+            raise ConfigError("gradients are not computed through norms in or behind a branch.")
         if isinstance(op, AttentionInput) and op.changes_rotated_queries:
             raise ConfigError(
                 "gradients are not computed through queries that change after their rotation."

@@ -96,6 +96,10 @@ def lfm2_moe(writer: Writer) -> None:
     writer.add_expert_weights_scale(1.5)
 
 
+def squared(writer: Writer) -> None:
+    writer.add_string(f"{writer.arch}.hidden_activation", "relu2")
+
+
 def nothing(writer: Writer) -> None:
     pass
 
@@ -160,6 +164,11 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
     "qwen3-vl": ("qwen3vl", CASES["qwen3-vl"], nothing),
     "qwen3-vl-moe": ("qwen3vlmoe", CASES["qwen3-moe"], nothing),
     "qwen2.5-vl": ("qwen2vl", CASES["qwen2.5-vl"], nothing),
+    "bitnet": (
+        "bitnet",
+        replace(CASES["bitnet"], values={**CASES["bitnet"].values, "tie_word_embeddings": True}),
+        squared,
+    ),
     "lfm2": ("lfm2", CASES["lfm2"], lfm2),
     "lfm2-moe": ("lfm2moe", CASES["lfm2-moe"], lfm2_moe),
 }
@@ -182,6 +191,8 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             yield f"{block}ffn_down.weight", value
         elif "e_score_correction_bias" in name:
             yield f"{block}exp_probs_b.bias", value[0]
+        elif "_sub_norm" in name:
+            yield f"{block}{text.rsplit('.', 2)[1]}.weight", value
         elif name.endswith("expert_bias"):
             yield f"{block}exp_probs_b.bias", value
         elif found := re.search(r"experts\.(\d+)\.w([123])\.", text):

@@ -29,6 +29,10 @@ CL100K = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = CL100K.replace("{1,3}", "")
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -42,6 +46,7 @@ PUBLISHED = {
     "dbrx": [split(CL100K), BYTES],
     "chatglm-bpe": [split(CL100K), BYTES],
     "qwen2": [split(QWEN2), BYTES],
+    "qwen35": [split(QWEN35), BYTES],
     "gpt-4o": [split(O200K), BYTES],
     "tekken": [split(TEKKEN), BYTES],
     "exaone4": [GPT2],

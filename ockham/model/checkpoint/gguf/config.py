@@ -47,6 +47,13 @@ KEYS = {
     "expert_shared_count": "moe_num_shared_experts",
     "shortconv.l_cache": "conv_L_cache",
     "expert_weights_scale": "routed_scaling_factor",
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    "full_attention_interval": "full_attention_interval",
+    "nextn_predict_layers": "mtp_num_hidden_layers",
+    "hidden_activation": "hidden_act",
 }
 """Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
 
@@ -156,6 +163,27 @@ _LFM2_EXPERTS = {
     "feed_forward.experts.w3": "ffn_up_exps",
     "feed_forward.experts.w2": "ffn_down_exps",
 }
+_DELTA = {
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_qkvz": "ssm_in",  # of early files
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.A_log": "ssm_a",
+    "linear_attn.dt_bias": "ssm_dt.bias",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
+    "post_attention_layernorm": "post_attention_norm",
+}
+_BITNET = {
+    **LAYER,
+    "self_attn.attn_sub_norm": "attn_sub_norm",
+    "mlp.ffn_sub_norm": "ffn_sub_norm",
+}
+_BARE = ("ssm_a",)
+"""Tensors whose names end in neither weight nor bias."""
 OUTSIDE = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
@@ -175,8 +203,9 @@ class GgufArchitecture:
 
     `windowed` is the record of files that name a window. `windows` are those of files that name
     none, by the number of layers: none where it is not listed. `shared` names the gate and up of
-    the shared expert where its record has them fused. `assumed` gives values of config.json that
-    early files do not say."""
+    the shared expert where its record has them fused. `tiled` says that the converter lets the
+    value heads of delta rules take turns among key heads. `assumed` gives values of config.json
+    that early files do not say."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
@@ -187,6 +216,7 @@ class GgufArchitecture:
     windowed: str | None = None
     windows: Mapping[int, int] | None = None
     shared: tuple[str, ...] = ()
+    tiled: bool = False
     assumed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
 
 
@@ -219,6 +249,12 @@ GGUF_ARCHITECTURES = {
     "hunyuan-dense": GgufArchitecture("HunYuanDenseV1ForCausalLM", _HUNYUAN),
     "ernie4_5": GgufArchitecture("Ernie4_5ForCausalLM"),
     "lfm2": GgufArchitecture("Lfm2ForCausalLM", _LFM2),
+    "bitnet": GgufArchitecture(
+        "BitNetForCausalLM", _BITNET, assumed=lambda config: {"hidden_act": "silu"}
+    ),
+    "bitnet-25": GgufArchitecture("BitNetForCausalLM", _BITNET),
+    "bitnet-b1.58": GgufArchitecture("BitNetForCausalLM", _BITNET),
+    "qwen35": GgufArchitecture("Qwen3_5ForCausalLM", {**LAYER, **_DELTA}, tiled=True),
 }
 """`general.architecture` -> what it is here. Mistral's models call themselves llama; the text parts
 of Qwen's models of images are as those without; MiniCPM's multipliers are Granite's."""
@@ -241,6 +277,10 @@ GGUF_MIXTURES = {
     ),
     "lfm2moe": GgufArchitecture("Lfm2MoeForCausalLM", _LFM2_EXPERTS, normalised=True),
     "ernie4_5-moe": GgufArchitecture("Ernie4_5_MoeForCausalLM", _ERNIE_EXPERTS, normalised=True),
+    "qwen3next": GgufArchitecture("Qwen3NextForCausalLM", {**_EXPERTS, **_DELTA}, normalised=True),
+    "qwen35moe": GgufArchitecture(
+        "Qwen3_5MoeForCausalLM", {**_EXPERTS, **_DELTA}, normalised=True, tiled=True
+    ),
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
@@ -315,6 +355,8 @@ def _config_of(
         for theirs, ours in KEYS.items()
         if given(theirs) is not None and ours not in config
     }
+    if ARCHITECTURES[architecture.record].delta is not None:
+        config |= _delta_layers(given, config, architecture.tiled)
     # A multiplier of 0 says that there is none, as in llama.cpp.
     config = {key: value for key, value in config.items() if value != 0 or key not in _MULTIPLIERS}
     config = {**architecture.assumed(config), **config}
@@ -376,6 +418,31 @@ def _attending_layers(key: str, heads: list[Any], record: str) -> dict[str, Any]
     }
 
 
+def _delta_layers(
+    given: Callable[[str], Any], config: Mapping[str, Any], tiled: bool
+) -> dict[str, Any]:
+    """What config.json says of the layers of a model some of which are delta rules. Layers that
+    predict further tokens stand behind the others, and are counted with them."""
+    layers, further = config["num_hidden_layers"], config.get("mtp_num_hidden_layers", 0)
+    if type(further) is not int or not 0 <= further < layers:
+        raise ModelError(
+            f"its nextn_predict_layers is {shown(further)}, of {shown(layers)} layers in all."
+        )
+    found: dict[str, Any] = {
+        "num_hidden_layers": layers - further,
+        "linear_value_heads_take_turns": tiled,
+        "linear_decays_are_negative": True,
+    }
+    recurrent = given("attention.recurrent_layers")
+    if recurrent is not None:
+        names = ("full_attention", "linear_attention")
+        found["layer_types"] = [names[bool(each)] for each in recurrent[: layers - further]]
+    values = given("ssm.inner_size")
+    if values is not None:
+        found["linear_value_head_dim"] = values // config["linear_num_value_heads"]
+    return found
+
+
 def _layer_types(pattern: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """`layer_types` of config.json, where the metadata say which layers see a window: one by one,
     or that every n-th one does not."""
@@ -414,6 +481,9 @@ def describe_gguf(
     if record.experts is not None and architecture.shared:
         experts = dataclasses.replace(record.experts, shared_gate_up=architecture.shared)
         record = dataclasses.replace(record, experts=experts)
+    further = config.get("mtp_num_hidden_layers", 0) if record.delta is not None else 0
+    unused = tuple(f"blk.{description.layers + n}." for n in range(further))
+    record = dataclasses.replace(record, unused=(*record.unused, *unused))
     return dataclasses.replace(description, architecture=record)
 
 
@@ -431,8 +501,9 @@ def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
     """The place of a tensor, e.g. "blk.3.attn_q.weight" of
     "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
     whole = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
-    if whole and "." in architecture.layer.get(whole[2], ""):
-        return Place(f"blk.{whole[1]}.{architecture.layer[whole[2]]}")
+    entire = architecture.layer.get(whole[2], "") if whole else ""
+    if whole and ("." in entire or entire in _BARE):
+        return Place(f"blk.{whole[1]}.{entire}")
     base, _, end = name.rpartition(".")
     if end not in ("weight", "bias"):
         base, end = name, "weight"

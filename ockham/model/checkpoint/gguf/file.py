@@ -17,7 +17,7 @@ from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.native import core
 from ockham.model.checkpoint.gguf.strings import STRINGS, PlainStrings
-from ockham.model.checkpoint.gguf.types import TENSOR_TYPES, TensorType
+from ockham.model.checkpoint.gguf.types import FORK_TYPES, TENSOR_TYPES, TensorType
 from ockham.model.files.weights_file import WeightsFile
 
 VERSIONS = (2, 3)
@@ -42,7 +42,7 @@ _STRING, _ARRAY = 8, 9
 class GgufTensor:
     """A tensor of rows of `shape[-1]` values: bytes [start, stop) of `file`.
 
-    `type` is None, and `stop` is `start`, where `type_number` is none of TENSOR_TYPES.
+    `type` is None, and `stop` is `start`, where `type_number` is unknown.
     """
 
     file: GgufFile
@@ -118,7 +118,7 @@ class GgufFile(WeightsFile):
         return name, sizes[::-1], cursor.number("I", what), cursor.number("Q", what)
 
     def _tensor(self, name: str, shape: tuple[int, ...], number: int, start: int) -> GgufTensor:
-        kind = TENSOR_TYPES.get(number)
+        kind = TENSOR_TYPES.get(number, FORK_TYPES.get(number))
         if kind is None:
             return GgufTensor(self, name, shape, None, number, start, start)
         if shape[-1] % kind.block:

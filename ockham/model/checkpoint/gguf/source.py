@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
+from ockham.core.registry import make
 from ockham.core.seams import Array
 from ockham.model.checkpoint.generation_config import gguf_generation_config
-from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
+from ockham.model.checkpoint.gguf.blocks import READERS, TERNARY, read_blocks, read_i2_s
 from ockham.model.checkpoint.gguf.config import (
     config_of,
     describe_gguf,
@@ -30,6 +31,7 @@ from ockham.model.checkpoint.gguf.config import (
 )
 from ockham.model.checkpoint.gguf.file import GgufFile, GgufTensor
 from ockham.model.checkpoint.gguf.parts import GgufParts
+from ockham.model.checkpoint.gguf.types import I2_S
 from ockham.model.checkpoint.sources import Loader, Scale
 from ockham.model.packed.packing import Packer, Stored
 from ockham.model.program.weights import Part
@@ -39,7 +41,7 @@ PLAIN: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-TYPES = (*PLAIN, "Q4_0", *READERS)
+TYPES = (*PLAIN, "Q4_0", *READERS, I2_S)
 """The types that can be read; a tensor of another is refused when it is asked for."""
 
 BLOCK_VALUES = 1 << 20
@@ -111,11 +113,19 @@ class GgufSource:
         if tensor.type_name == "Q4_0":
             return Stored("Q4_0", (tensor.name,), _Q4_0)
         kind = tensor.type_name
+        if kind == I2_S:
+            return Stored(kind, (tensor.name,), blocks=TERNARY)
         blocks = READERS[kind].name if kind in READERS and len(part.shape) > 1 else None
         return Stored(kind, (tensor.name,), blocks=blocks)
 
     def rows(self, part: Part) -> Iterator[Array]:
         tensor, start = self._find(part)
+        if tensor.type_name == I2_S:
+            held = make("format", TERNARY)
+            for rows in self._ternary(part, tensor, start):
+                values = {"codes": rows.codes, "scale": rows.scales}
+                yield held.decode(values, part.shape[-1])
+            return
         for raw in self._blocks(part, tensor, start):
             if tensor.type_name in PLAIN:
                 yield raw.view(PLAIN[tensor.type_name])
@@ -140,8 +150,18 @@ class GgufSource:
 
     def blocks(self, part: Part) -> Iterator[BlockRows]:
         tensor, start = self._find(part)
+        if tensor.type_name == I2_S:
+            yield from self._ternary(part, tensor, start)
+            return
         for raw in self._blocks(part, tensor, start):
             yield read_blocks(tensor.type_name, raw)
+
+    def _ternary(self, part: Part, tensor: GgufTensor, start: int) -> Iterator[BlockRows]:
+        """Rows of I2_S, whose one scale stands behind the matrix."""
+        scale = np.empty((1, 1), np.float32)
+        tensor.file.read_into(scale.data.cast("B"), tensor.stop, f"the scale of {tensor.name!r}")
+        for raw in self._blocks(part, tensor, start):
+            yield BlockRows(read_i2_s(raw), np.repeat(scale, len(raw), axis=0))
 
     def _place(self, name: str) -> tuple[GgufTensor | None, int | None]:
         """The tensor that holds what transformers calls `name`, if it is there, and which of the
@@ -178,7 +198,8 @@ class GgufSource:
         tensor = self._parts.tensors.get(f"{found[1]}qkv.{found[3]}") if found else None
         if tensor is None or found is None:
             return None
-        rows = [heads * d.head_dim for heads in (d.heads, d.kv_heads, d.kv_heads)]
+        queries = d.heads * (2 if d.architecture.output_gates else 1)
+        rows = [heads * d.head_dim for heads in (queries, d.kv_heads, d.kv_heads)]
         return tensor, sum(rows[: "qkv".index(found[2])]), sum(rows)
 
     def _checked(self, tensor: GgufTensor, shape: tuple[int, ...]) -> GgufTensor:

@@ -59,6 +59,9 @@ _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*" + _SPACES
 _CL100K = _LETTERS + r"|\p{N}{1,3}" + _REST
 _QWEN2 = _LETTERS + r"|\p{N}" + _REST
+_QWEN35 = (
+    _SHORTENED + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _SPACES
+)
 _SEED = _LETTERS + r"|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+" + _SPACES
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _MARKS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _SPACES
@@ -128,6 +131,7 @@ SPLITTINGS: dict[str, Splitting] = {
     **dict.fromkeys(("dbrx", "smaug-bpe"), Splitting((_CL100K, Step.BYTES))),
     **dict.fromkeys(("glm4", "chatglm-bpe"), Splitting((_CL100K, Step.BYTES))),
     **dict.fromkeys(_QWEN2_NAMES, Splitting((_QWEN2, Step.BYTES), composed=True)),
+    "qwen35": Splitting((_QWEN35, Step.BYTES), composed=True),
     "seed-coder": Splitting((_SEED, Step.BYTES)),
     "tekken": Splitting((_TEKKEN, Step.BYTES), whole=True, begins=True),
     **dict.fromkeys(("gpt-4o", "llama4"), Splitting((_O200K, Step.BYTES))),

@@ -53,3 +53,9 @@ TENSOR_TYPES: dict[int, TensorType] = {
     40: TensorType("NVFP4", 64, 36),
 }
 """Number in a file -> the type."""
+
+I2_S = "I2_S"
+
+FORK_TYPES: dict[int, TensorType] = {36: TensorType(I2_S, 128, 32)}
+"""The same for types of programs that were made from llama.cpp: bitnet.cpp's ternary weights, with
+one scale behind all blocks of a matrix."""

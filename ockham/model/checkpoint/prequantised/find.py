@@ -8,6 +8,7 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.model.checkpoint.prequantised.awq import Awq
 from ockham.model.checkpoint.prequantised.base import Codec
+from ockham.model.checkpoint.prequantised.bitnet import BitNet
 from ockham.model.checkpoint.prequantised.compressed_tensors import CompressedTensors
 from ockham.model.checkpoint.prequantised.fp8 import Fp8
 from ockham.model.checkpoint.prequantised.gptq import Gptq
@@ -19,6 +20,7 @@ CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     "awq": Awq,
     "compressed-tensors": CompressedTensors,
     "fp8": Fp8,
+    "bitnet": BitNet,
 }
 """quant_method of config.json -> its reader."""
 
@@ -39,12 +41,14 @@ def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def find_codec(config: Mapping[str, Any], description: ModelDescription) -> Codec | None:
     """The reader of the tensors of a checkpoint that are not stored as the compiler asks for them:
-    quantised ones, and interleaved experts; None if config.json says that it has none.
+    quantised ones, and transposed experts; None if config.json says that it has none.
 
     Raises ModelError for a method, or settings of it, that cannot be read."""
     quantised = quantization_config(config)
     record, experts = description.architecture.experts, description.experts
-    if record is not None and experts is not None and record.interleaved:
+    # Quantised experts are published one by one, but for those whose gates and ups take turns.
+    stacked = record is not None and (record.interleaved or (record.transposed and not quantised))
+    if record is not None and experts is not None and stacked:
         return Interleaved(record, experts.count, quantised or {})
     if quantised is None:
         return None

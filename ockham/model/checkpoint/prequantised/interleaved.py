@@ -1,10 +1,11 @@
-"""Stacked experts whose gates and ups take turns, as gpt-oss has them: plain or in MXFP4.
+"""Stacked experts that have their inputs before their outputs: gates and ups that take turns, as
+gpt-oss has them, plain or in MXFP4, or in halves, as Qwen3-VL has them.
 
-In floats: `experts.gate_up_proj` (experts, D, 2 I), inputs before outputs, output 2 i the gate's i
-and output 2 i + 1 the up's; `experts.down_proj` (experts, I, D). In MXFP4: NAME_blocks uint8
-(experts, outputs, inputs / 32, 16), of two inputs the first in the low half, in E2M1; NAME_scales
-uint8 (experts, outputs, inputs / 32), a power of two with 127 added (E8M0). Biases: NAME_bias
-(experts, outputs).
+In floats: `experts.gate_up_proj` (experts, D, 2 I), output 2 i the gate's i and output 2 i + 1 the
+up's, or the gate's I before the up's; `experts.down_proj` (experts, I, D). In MXFP4: NAME_blocks
+uint8 (experts, outputs, inputs / 32, 16), of two inputs the first in the low half, in E2M1;
+NAME_scales uint8 (experts, outputs, inputs / 32), a power of two with 127 added (E8M0). Biases:
+NAME_bias (experts, outputs).
 
 The compiler is shown `experts.N.gate_proj.weight` and so on, as of experts that are stored one by
 one. One expert's tensor is read whole, twice where gates and ups are asked for apart.
@@ -41,14 +42,23 @@ GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where what is shown as one expert's stands: output `first`, and each `step`-th from there, of
-    expert number `expert` of the tensors that begin with `stacked`."""
+    """Where what is shown as one expert's stands: in part number `first` of `step`, of expert
+    number `expert` of the tensors that begin with `stacked`. Parts take turns, or stand one behind
+    the other."""
 
     stacked: str
     expert: int
     first: int
     step: int
     bias: bool
+    turns: bool
+
+    def own(self, outputs: int) -> slice:
+        """The outputs of the part, of so many of all parts."""
+        if self.turns:
+            return slice(self.first, outputs, self.step)
+        each = outputs // self.step
+        return slice(self.first * each, (self.first + 1) * each)
 
 
 class Interleaved:
@@ -66,6 +76,7 @@ class Interleaved:
                 f"experts whose gates and ups take turns only {METHOD} can be read."
             )
         self._experts = experts
+        self._turns = record.interleaved
         self._ways = {
             record.gate: (GATE_UP, 0, 2),
             record.up: (GATE_UP, 1, 2),
@@ -84,8 +95,8 @@ class Interleaved:
     def stored(self, checkpoint: Checkpoint, part: Part) -> Stored:
         place = self._found(part)
         if place.bias or not self._quantised(checkpoint, place):
-            name, shape = self._floats_of(place, part)
-            return Stored(checkpoint.find(name, shape).dtype, (name,))
+            tensor, _ = self._floats_of(checkpoint, place, part)
+            return Stored(tensor.dtype, (tensor.name,))
         blocks, scales = self._blocks_of(checkpoint, place, part)
         return Stored("MXFP4", (blocks.name, scales.name), blocks="mxfp4")
 
@@ -98,7 +109,8 @@ class Interleaved:
             checkpoint.read_entry(tensor, place.expert).reshape(tensor.shape[1], -1)
             for tensor in self._blocks_of(checkpoint, place, part)
         )
-        codes, scales = packed[place.first :: place.step], exponents[place.first :: place.step]
+        own = place.own(len(packed))
+        codes, scales = packed[own], exponents[own]
         for rows in row_slices(part.start, part.stop):
             yield BlockRows(
                 low_and_high(np.ascontiguousarray(codes[rows])), scales[rows].view(np.uint8)
@@ -109,14 +121,15 @@ class Interleaved:
         if not place.bias and self._quantised(checkpoint, place):
             yield from self._widened(checkpoint, part)
             return
-        name, shape = self._floats_of(place, part)
-        values = checkpoint.read_entry(checkpoint.find(name, shape), place.expert)
-        own = values[..., place.first :: place.step]
+        tensor, upright = self._floats_of(checkpoint, place, part)
+        values = checkpoint.read_entry(tensor, place.expert)
+        by_output = values if place.bias or upright else values.T
+        own = by_output[place.own(len(by_output))]
         if place.bias:
             yield np.ascontiguousarray(own).reshape(1, -1)
             return
         for rows in row_slices(part.start, part.stop):
-            yield np.ascontiguousarray(own[:, rows].T)
+            yield np.ascontiguousarray(own[rows])
 
     def _widened(self, checkpoint: Checkpoint, part: Part) -> Iterator[Array]:
         held = make("format", "mxfp4")
@@ -131,7 +144,8 @@ class Interleaved:
         if found is None:
             return None
         stacked, first, step = self._ways[found[3]]
-        return _Place(found[1] + stacked, int(found[2]), first, step, found[4] == "bias")
+        bias = found[4] == "bias"
+        return _Place(found[1] + stacked, int(found[2]), first, step, bias, self._turns)
 
     def _found(self, part: Part) -> _Place:
         place = self._place(part.name)
@@ -142,12 +156,17 @@ class Interleaved:
     def _quantised(self, checkpoint: Checkpoint, place: _Place) -> bool:
         return place.stacked + "_blocks" in checkpoint.tensors
 
-    def _floats_of(self, place: _Place, part: Part) -> tuple[str, tuple[int, ...]]:
-        """The name and shape of the tensor of floats that a part is of."""
+    def _floats_of(self, checkpoint: Checkpoint, place: _Place, part: Part) -> tuple[Tensor, bool]:
+        """The tensor of floats that a part is of, and whether its outputs stand before its inputs,
+        as transformers may write what it read the other way."""
         outputs = place.step * part.shape[0]
         if place.bias:
-            return f"{place.stacked}_bias", (self._experts, outputs)
-        return place.stacked, (self._experts, part.shape[-1], outputs)
+            return checkpoint.find(f"{place.stacked}_bias", (self._experts, outputs)), False
+        shape = (self._experts, part.shape[-1], outputs)
+        turned = (self._experts, outputs, part.shape[-1])
+        held = checkpoint.tensors.get(place.stacked)
+        upright = not self._turns and held is not None and held.shape == turned != shape
+        return checkpoint.find(place.stacked, turned if upright else shape), upright
 
     def _blocks_of(
         self, checkpoint: Checkpoint, place: _Place, part: Part
