@@ -40,16 +40,16 @@ MOST_WEIGHT = 2.0**100
 
 
 class TernaryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`group` is how many inputs of a product are quantised with one scale: 128, or -1 for all of
+    """`span` is how many inputs of a product are quantised with one scale: 128, or -1 for all of
     a row, as models are trained that are ternary."""
 
-    group: int = SPAN
+    span: int = SPAN
 
     def __post_init__(self) -> None:
-        if self.group not in (SPAN, WHOLE_ROW):
+        if self.span not in (SPAN, WHOLE_ROW):
             raise ConfigError(
                 f"ternary quantises inputs by {SPAN}, or {WHOLE_ROW} for all of a row, not by "
-                f"{self.group!r}."
+                f"{self.span!r}."
             )
 
 
@@ -74,7 +74,7 @@ class Ternary(ByRows):
     Options: ClassVar[type[msgspec.Struct]] = TernaryOptions
 
     def __init__(self, options: TernaryOptions | None = None) -> None:
-        self.whole = options is not None and options.group == WHOLE_ROW
+        self.whole = options is not None and options.span == WHOLE_ROW
         self.group = WHOLE_ROW if self.whole else 0
         self.activations = "int8 by row" if self.whole else f"int8 by row and {SPAN} inputs"
 
