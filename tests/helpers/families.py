@@ -144,6 +144,14 @@ FAMILIES = {
         never=("</parameter>",),
     ),
     "olmo3": Family("olmo3", chatml("\n<function_calls>\n" + PYTHON_ROWS + "\n</function_calls>")),
+    "minicpm4": Family(
+        "minicpm4",
+        chatml(
+            "{{ '<|tool_call_start|>\n```python\n' }}"
+            + PYTHON_ROWS
+            + "{{ '\n```\n<|tool_call_end|>' }}"
+        ),
+    ),
     "glm": Family(
         "glm",
         each(
@@ -217,7 +225,11 @@ class Talks:
             for letter, kind in zip("abcdefg", self.random.sample(kinds, 5), strict=False)
         }
         # Python's names of functions have no hyphen, and arguments are words everywhere.
-        if "pythonic" in self.family.format or self.family.format in ("lfm2", "olmo3"):
+        if "pythonic" in self.family.format or self.family.format in (
+            "lfm2",
+            "olmo3",
+            "minicpm4",
+        ):
             name = name.replace("-", "_")
         schema = {"type": "object", "properties": properties}
         return {

@@ -44,6 +44,9 @@ class Sink(Protocol):
 def read_calls(reader: Reader, calls: tuple[Call, ...], close: str, sink: Sink) -> Steps[None]:
     """Read what stands behind an opening mark: one call, or several. Raises Unparsed."""
     yield from reader.space()
+    for fence in [each.fence for each in calls if isinstance(each, PythonCall) and each.fence]:
+        if (yield from reader.skip(fence[0])):
+            yield from reader.space()
     while True:
         call = yield from _which(reader, calls)
         if isinstance(call, JsonCall) and (yield from reader.peek()) == "[":
@@ -74,6 +77,10 @@ def _another(reader: Reader, close: str, call: Call) -> Steps[bool]:
     if reader.marked is None:
         reader.marked = place  # so that the place is not forgotten
     yield from reader.space()
+    if isinstance(call, PythonCall) and call.fence:
+        fence = call.fence[1]
+        if (yield from reader.skip(fence)) or reader.skip_end(fence):
+            yield from reader.space()
     if close and ((yield from reader.skip(close)) or reader.skip_end(close)):
         return False
     more = False

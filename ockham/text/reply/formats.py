@@ -50,9 +50,11 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
 
 
 class PythonCall(msgspec.Struct, frozen=True, tag=True):
-    """`[f(a=1, b="x"), g()]`, or with `rows` one call after another, without brackets."""
+    """`[f(a=1, b="x"), g()]`, or with `rows` one call after another, without brackets. `fence` is
+    what may stand before and after them within the marks."""
 
     rows: bool = False
+    fence: tuple[str, str] | None = None
 
 
 Call = JsonCall | HeadCall | TagCall | PythonCall
@@ -144,6 +146,14 @@ FORMATS = (
         calls=(HeadCall(before="call:", notation=FUNCTION_GEMMA),),
         written=("<start_function_call>", "", "<end_function_call>"),
         wrapped=True,
+    ),
+    Format(
+        name="minicpm4",
+        signs=(("<|tool_call_start|>", "```python"),),
+        open=("<|tool_call_start|>",),
+        close="<|tool_call_end|>",
+        calls=(PythonCall(rows=True, fence=("```python", "```")),),
+        written=("<|tool_call_start|>\n```python\n", "\n", "\n```\n<|tool_call_end|>"),
     ),
     Format(
         name="lfm2",
@@ -276,10 +286,12 @@ THOUGHTS = (
     Thought("[THINK]", "[/THINK]"),
     Thought("<seed:think>", "</seed:think>"),
     Thought("<thought>", "</thought>"),
+    Thought("<|thought_start|>", "<|thought_end|>"),
     Thought("<|START_THINKING|>", "<|END_THINKING|>"),
     Thought("Here is my thought process:", "Here is my response:"),
 )
-"""Of Qwen, DeepSeek, GLM and many others; Gemma; Mistral; Seed; Exaone; Command; Granite 3."""
+"""Of Qwen, DeepSeek, GLM and many others; Gemma; Mistral; Seed; Exaone; MiniCPM 3 and 4;
+Command; Granite 3."""
 
 
 FRAMES = (Frame("<response>", "</response>"), Frame("<answer>", "</answer>"))

@@ -253,7 +253,7 @@ def test_no_text_is_an_error(parts: list[str], data: st.DataObject) -> None:
 @given(text=st.text())
 @settings(deadline=None)
 def test_a_text_without_calls_and_thoughts_stays_as_it_is(text: str) -> None:
-    deltas, _ = streamed(list(text), Style(format=FORMATS[9], thought=THINK), Tools())
+    deltas, _ = streamed(list(text), Style(format=FORMATS[10], thought=THINK), Tools())
     assert joined(deltas).content == text
 
 
@@ -420,3 +420,29 @@ def test_calls_of_the_later_models_are_read_as_they_write_them() -> None:
     found = plain(parse(text, olmo, Tools([])))
     assert found["calls"] == [("f", {"a": "x", "b": 2}), ("g", {})]
     assert found["content"] == "Now."
+
+
+FENCED = "<|tool_call_start|>\n```python\nf(a='x', b=2)\ng()\n```\n<|tool_call_end|>"
+
+
+@pytest.mark.parametrize("before", ["", "<|thought_start|>\nSo.\n<|thought_end|>\n"])
+@pytest.mark.parametrize("after", ["", "\nI ask both."])
+def test_calls_between_fences_are_read(before: str, after: str) -> None:
+    """Of MiniCPM 4, whose answer may go on behind them."""
+    template = "<|thought_end|><|tool_call_start|>\n```python\n<|tool_call_end|>"
+    own = Style(format=format_of(template), thought=thought_of(template))
+    found = plain(parse(before + FENCED + after, own, Tools([])))
+    assert found["calls"] == [("f", {"a": "x", "b": 2}), ("g", {})]
+    assert found["content"] == after.strip()
+    assert found["reasoning"] == ("So." if before else None)
+    deltas, _ = streamed(list(before + FENCED + after), own, Tools([]))
+    assert plain(joined(deltas)) == found
+
+
+@pytest.mark.parametrize("cut", range(len("\n```\n<|tool_call_end|>")))
+def test_a_fence_in_which_an_answer_is_cut_is_no_text(cut: int) -> None:
+    style = Style(format=format_of("<|tool_call_start|>```python"))
+    whole = FENCED[: FENCED.index("\n```\n") + cut]
+    found = plain(parse(whole, style, Tools([]), cut=True))
+    assert found["content"] == ""
+    assert found["calls"] == [("f", {"a": "x", "b": 2}), ("g", {})]
