@@ -33,6 +33,7 @@ struct Activations {
     Buffer x, qkv, a, h, gate_up, branch, prepared, second_prepared, rotations, totals;
     Buffer experts, expert_weights;        // int32 and float, (R, top_k)
     Buffer expert_x, expert_out;
+    Buffer layer_inputs;                   // what each layer is given of each row of the step
     Buffer turned;                         // the stream behind a shortcut
     Buffer made;  // what a layer without keys and values makes of each active row for later ones
     Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
@@ -112,6 +113,8 @@ struct Run {
     Spared spared;
     Passes passes;
     bool embedded = false;
+    int64_t layer_input_values = 0;  // of a row, of all layers
+    int64_t query_stride = 0;  // floats from one row's queries to the next one's, in `qkv`
     int64_t experts_per_row = 0, routed_rows = 0;
     bool rotated = false;  // the step's cosines and sines have been computed
     std::vector<AttentionPlan> plans;

@@ -123,7 +123,8 @@ std::vector<double> time_rotation(ThreadPool& pool, Isa isa, int64_t heads, int6
                     kernels.rotate(qkv.data() + row * width + i * head_dim, cosines.data(),
                                    sines.data(), half);
             const float* k = qkv.data() + begin * width + heads * head_dim;
-            plane.store_run(kernels, begin, end - begin, k, k + kv_heads * head_dim, width);
+            plane.store_run(kernels, begin, end - begin, k, k + kv_heads * head_dim, width,
+                            width);
         });
     });
 }

@@ -87,7 +87,7 @@ LayerVisits visits_of(const Run& run, const Attend& op) {
     const VisitsView& visits = run.step.groups[op.group].visits;
     if (visits.query_blocks == nullptr) return {};
     const std::vector<int64_t>& layers = run.planes().groups()[op.group].layers;
-    return {&visits, std::find(layers.begin(), layers.end(), op.layer) - layers.begin()};
+    return {&visits, std::find(layers.begin(), layers.end(), op.state_layer()) - layers.begin()};
 }
 
 template <class Wanted>
@@ -102,6 +102,7 @@ const Wanted* of_layer(const std::vector<Wanted>& wanted, int64_t layer) {
 Attend::Attend(const Fields& fields)
     : layer(fields.integer("layer")),
       group(fields.integer("group")),
+      reads(fields.none("reads") ? -1 : fields.integer("reads")),
       shape{fields.integer("heads"), fields.integer("kv_heads"), fields.integer("head_dim"),
             fields.number("scale"), fields.optional_number("softcap"), fields.floats("sinks")},
       causal(fields.flag("causal")) {
@@ -114,9 +115,10 @@ void Attend::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
     require(input != nullptr && shape.heads == input->heads && shape.head_dim == input->head_dim,
             at("the attention", layer) + " has another shape than its queries.");
-    require(program.planes.group_of(layer) == group,
-            at("the planes", layer) + " belong to another group.");
-    const LayerPlane plane = program.planes.layer(layer);
+    require(reads == input->reads, at("the attention", layer) + " reads other keys than its input says.");
+    require(program.planes.group_of(state_layer()) == group,
+            at("the planes", state_layer()) + " belong to another group.");
+    const LayerPlane plane = program.planes.layer(state_layer());
     require(plane.row_floats == 0 && plane.kv_heads == shape.kv_heads && plane.head_dim == shape.head_dim,
             at("the planes", layer) + " have another shape than its attention.");
     check_vector(shape.sinks, shape.heads, at("the sinks", layer));
@@ -129,8 +131,7 @@ void Attend::check(Program& program) const {
 
 // Copies what the wanted rows look for; a row that is not active looks for nothing.
 void Attend::keep_queries(Run& run, const LayerRows& wanted) const {
-    const int64_t width = shape.heads * shape.head_dim;
-    const int64_t stride = width + 2 * shape.kv_heads * shape.head_dim;
+    const int64_t width = shape.heads * shape.head_dim, stride = run.query_stride;
     const RowSet& active = run.active;
     Floats kept{std::make_unique<Buffer>(), wanted.count, width};
     float* to = kept.memory->take<float>(wanted.count * width);
@@ -162,8 +163,8 @@ void Attend::run(Run& run) const {
         return;
     }
     const int64_t rows = run.step.rows;
-    const int64_t q_stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
-    const LayerPlane plane = run.planes().layer(layer);
+    const int64_t q_stride = run.query_stride;
+    const LayerPlane plane = run.planes().layer(state_layer());
     const AttentionPlan& plan = plan_of(run, *this);
     Activations& own = *run.activations;
     const float* q = own.qkv.get<float>();
@@ -175,10 +176,10 @@ void Attend::run(Run& run) const {
             throw std::invalid_argument(
                 "rows do not choose their keys with dual chunk attention.");
         visits.chosen = &own.chosen;
-        choose(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, q, q_stride,
-               own.chosen, run.left_out[group]);
-        choose_together(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, q, q_stride,
-                        own.chosen, run.left_out[group]);
+        choose(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, state_layer(), q,
+               q_stride, own.chosen, run.left_out[group]);
+        choose_together(run.pool, run.isa, run.step, plan, shape, run.planes(), state_layer(), q,
+                        q_stride, own.chosen, run.left_out[group]);
     }
     const bool visits_all = visits.of_group == nullptr && visits.chosen == nullptr;
     const int64_t measured = visits_all ? 0 : run.step.recall_rows;

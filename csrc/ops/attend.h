@@ -11,6 +11,7 @@ namespace ockham::ops {
 
 struct Attend final : Operation {
     int64_t layer = 0, group = 0;
+    int64_t reads = -1;  // the layer whose keys and values are read; -1: its own
     AttentionShape shape{};
     int64_t window = 0;  // 0: none
     bool causal = true;
@@ -19,6 +20,8 @@ struct Attend final : Operation {
     explicit Attend(const Fields& fields);
     void check(Program& program) const override;
     void run(Run& run) const override;
+    // The layer whose keys and values are read.
+    int64_t state_layer() const { return reads < 0 ? layer : reads; }
 
    private:
     void keep_queries(Run& run, const LayerRows& wanted) const;

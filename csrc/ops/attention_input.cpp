@@ -92,22 +92,28 @@ AttentionInput::AttentionInput(const Fields& fields)
       k_norm(fields.norm("k_norm")),
       norm_whole(fields.flag("norm_whole")),
       rope(fields.rope("rope")),
-      query_weight(fields.floats("query_weight")) {}
+      query_weight(fields.floats("query_weight")),
+      v_norm(fields.norm("v_norm")),
+      values_are_keys(fields.flag("values_are_keys")),
+      reads(fields.none("reads") ? -1 : fields.integer("reads")) {}
 
 void AttentionInput::check(Program& program) const {
     const int64_t q = heads * head_dim, kv = kv_heads * head_dim;
     require(kv_heads > 0 && heads % kv_heads == 0,
             at("the query heads", layer) + " cannot be shared by its key-value heads.");
-    require(program.planes.group_of(layer) == group,
-            at("the planes", layer) + " belong to another group.");
-    const LayerPlane plane = program.planes.layer(layer);
+    const int64_t kept = reads < 0 ? layer : reads;
+    require(program.planes.group_of(kept) == group,
+            at("the planes", kept) + " belong to another group.");
+    const LayerPlane plane = program.planes.layer(kept);
     require(plane.row_floats == 0 && plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
-    check_dense(program, qkv, q + 2 * kv, program.hidden, at("the projection", layer));
+    const int64_t sides = reads >= 0 ? 0 : values_are_keys ? 1 : 2, outputs = q + sides * kv;
+    check_dense(program, qkv, outputs, program.hidden, at("the projection", layer));
     check_norm(norm, program.hidden, at("the norm", layer));
-    check_vector(bias, q + 2 * kv, at("the bias", layer));
+    check_vector(bias, outputs, at("the bias", layer));
     check_head_norm(q_norm, norm_whole ? q : head_dim, at("the query norm", layer));
     check_head_norm(k_norm, norm_whole ? kv : head_dim, at("the key norm", layer));
+    check_head_norm(v_norm, head_dim, at("the value norm", layer));
     require(2 * rope.half() <= head_dim,
             at("the rotary embedding", layer) + " is wider than a head.");
     require(rope.period > 0, at("the rotary embedding", layer) + " grows in no steps.");
@@ -119,18 +125,20 @@ void AttentionInput::run(Run& run) const {
     const int64_t rows = run.active.count, outputs = qkv.outputs(), half = rope.half();
     const RowKernels& kernels = run.kernels;
     Activations& own = *run.activations;
+    run.query_stride = outputs;
     if (rows == 0) return;
     float* placed = own.qkv.take<float>(run.step.rows * outputs);
     // Where only some rows are active, their queries are put in place below.
     const bool apart = run.active.which != nullptr;
     float* projected = apart ? own.gate_up.take<float>(rows * outputs) : placed;
     const float* rotation = rotations_of(run, layer);
-    const LayerPlane plane = run.planes().layer(layer);
+    const LayerPlane plane = run.planes().layer(reads < 0 ? layer : reads);
     const int64_t* slots = run.step.groups[group].slots;
-    const auto normalise = [&](const Norm& head_norm, float* first, int64_t count) {
-        if (!head_norm) return;
-        const int64_t length = norm_whole ? count * head_dim : head_dim;
-        for (int64_t i = 0; i < (norm_whole ? 1 : count); ++i)
+    const int64_t own_heads = reads < 0 ? kv_heads : 0, width = own_heads * head_dim;
+    const auto normalise = [&](const Norm& head_norm, bool whole, float* first, int64_t count) {
+        if (!head_norm || count == 0) return;
+        const int64_t length = whole ? count * head_dim : head_dim;
+        for (int64_t i = 0; i < (whole ? 1 : count); ++i)
             kernels.rms_norm(first + i * length, head_norm.weight.data(), head_norm.eps, length,
                              first + i * length);
     };
@@ -138,11 +146,11 @@ void AttentionInput::run(Run& run) const {
         const int64_t row = run.active.at(i);
         float* q = projected + i * outputs;
         float* k = q + heads * head_dim;
-        normalise(q_norm, q, heads);
-        normalise(k_norm, k, kv_heads);
+        normalise(q_norm, norm_whole, q, heads);
+        normalise(k_norm, norm_whole, k, own_heads);
         if (rotation != nullptr) {
             const float* cosines = rotation + row * 2 * half;
-            for (int64_t i = 0; i < heads + kv_heads; ++i)
+            for (int64_t i = 0; i < heads + own_heads; ++i)
                 kernels.rotate(q + i * head_dim, cosines, cosines + half, half);
             const float grown = rope.grown(run.step.positions[row]);
             if (grown != 1.0f) kernels.multiply(q, grown, heads * head_dim);
@@ -157,13 +165,25 @@ void AttentionInput::run(Run& run) const {
         const int64_t count = std::min(most_rows, rows - first);
         product(run, qkv, stream_rows(run, norm, first, count), projected + first * outputs, bias,
                 first);
+        if (reads >= 0) {
+            for_rows(run.pool, count, outputs, [&](int64_t i, int) { finish(first + i); });
+            continue;
+        }
         find_runs(run.active, slots, plane.page_tokens, first, count, runs);
+        // Values that are keys are taken before those are normed and rotated.
+        float* values = values_are_keys ? own.branch.take<float>(count * width) : nullptr;
         const auto of_run = [&](int64_t number, int) {
             const int64_t begin = runs[number], end = runs[number + 1];
-            for (int64_t i = begin; i < end; ++i) finish(i);
-            const float* k = projected + begin * outputs + heads * head_dim;
-            plane.store_run(kernels, slots[run.active.at(begin)], end - begin, k,
-                            k + kv_heads * head_dim, outputs);
+            float* k = projected + begin * outputs + heads * head_dim;
+            float* v = values == nullptr ? k + width : values + (begin - first) * width;
+            const int64_t v_stride = values == nullptr ? outputs : width;
+            for (int64_t i = 0; i < end - begin; ++i) {
+                if (values != nullptr) std::copy_n(k + i * outputs, width, v + i * width);
+                normalise(v_norm, false, v + i * v_stride, kv_heads);
+                finish(begin + i);
+            }
+            plane.store_run(kernels, slots[run.active.at(begin)], end - begin, k, v, outputs,
+                            v_stride);
         };
         const int64_t found = static_cast<int64_t>(runs.size()) - 1;
         for_rows(run.pool, found, count * outputs / found, of_run);

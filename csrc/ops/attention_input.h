@@ -20,6 +20,9 @@ struct AttentionInput final : Operation {
     bool norm_whole = false;
     Rope rope;
     std::vector<float> query_weight;
+    Norm v_norm;
+    bool values_are_keys = false;  // as projected; the matrix has no rows of values
+    int64_t reads = -1;  // the layer whose keys and values its attention reads; -1: its own
 
     AttentionInput() = default;
     explicit AttentionInput(const Fields& fields);

@@ -245,12 +245,12 @@ void take_held(const HeldChoice& held, int64_t heads, std::vector<int32_t>* bloc
 }  // namespace
 
 void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
-            const AttentionShape& shape, const Planes& planes, int64_t layer, const float* q,
-            int64_t q_stride, ChosenBlocks& chosen, LeftOut& left_out) {
+            const AttentionShape& shape, const Planes& planes, int64_t layer, int64_t state_layer,
+            const float* q, int64_t q_stride, ChosenBlocks& chosen, LeftOut& left_out) {
     const GroupRowsView& group = step.groups[plan.group];
     const std::vector<int64_t>& layers = planes.groups()[plan.group].layers;
-    const int64_t index = std::find(layers.begin(), layers.end(), layer) - layers.begin();
-    const LayerPlane plane = planes.layer(layer);
+    const int64_t index = std::find(layers.begin(), layers.end(), state_layer) - layers.begin();
+    const LayerPlane plane = planes.layer(state_layer);
     const int64_t repeat = shape.heads / shape.kv_heads;
     chosen.kv_heads = shape.kv_heads;
     chosen.place.assign(static_cast<size_t>(step.rows), -1);
@@ -277,7 +277,7 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             const int64_t own = (keys - 1) / block_keys, budget = budget_of(*choice, keys);
             chosen.place[row] = static_cast<int32_t>(chosen.rows.size());
             chosen.rows.push_back({row, keys, own, budget, floats, choice});
-            of_rows.emplace_back(isa, planes, layer, plane, *choice->chooser);
+            of_rows.emplace_back(isa, planes, state_layer, plane, *choice->chooser);
             floats += shape.heads * own;
         }
     const auto count = static_cast<int64_t>(chosen.rows.size());
@@ -329,7 +329,7 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             left_out.read[row] += keys - left;
         }
     };
-    Planes::HeldChoices& held = planes.held(layer);
+    Planes::HeldChoices& held = planes.held(plan.group, layer);
     for (int64_t at = 0; at < count; ++at) {
         const ChosenBlocks::Row& row = chosen.rows[at];
         if (row.choice->every > 1)

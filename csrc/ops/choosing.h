@@ -63,10 +63,10 @@ struct LeftOut {
     std::vector<int64_t> keys, bytes, read;
 };
 
-// Fills `chosen` for the rows of the plan that choose in the `layer`, and adds to `left_out`. q as for
-// attend().
+// Fills `chosen` for the rows of the plan that choose in the `layer`, whose keys are those of the
+// `state_layer`, and adds to `left_out`. q as for attend().
 void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
-            const AttentionShape& shape, const Planes& planes, int64_t layer, const float* q,
-            int64_t q_stride, ChosenBlocks& chosen, LeftOut& left_out);
+            const AttentionShape& shape, const Planes& planes, int64_t layer, int64_t state_layer,
+            const float* q, int64_t q_stride, ChosenBlocks& chosen, LeftOut& left_out);
 
 }  // namespace ockham

@@ -7,6 +7,7 @@
 #include "ops/checks.h"
 #include "ops/fields.h"
 #include "ops/gated.h"
+#include "ops/norms.h"
 #include "ops/product.h"
 #include "ops/route.h"
 #include "ops/stream.h"
@@ -192,6 +193,25 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
               branch + first * hidden);
 }
 
+// h = norm(x) of the active rows, for the experts; what it was before where there is no norm.
+void read_stream(Run& run, const Norm& norm) {
+    if (!norm) return;
+    const int64_t hidden = run.hidden;
+    float* h = run.activations->h.get<float>();
+    for_rows(run.pool, run.active.count, hidden, [&](int64_t row, int) {
+        normalise(run.kernels, norm, run.x() + run.active.at(row) * hidden, hidden, h + row * hidden);
+    });
+}
+
+// rows = norm(rows), where there is one.
+void norm_rows(Run& run, const Norm& norm, float* rows, int64_t count) {
+    if (!norm) return;
+    const int64_t hidden = run.hidden;
+    for_rows(run.pool, count, hidden, [&](int64_t row, int) {
+        normalise(run.kernels, norm, rows + row * hidden, hidden, rows + row * hidden);
+    });
+}
+
 // branch += the expert that all rows go to, times its gate where it has one.
 void add_shared_expert(Run& run, const Experts& op, float* branch) {
     Activations& own = *run.activations;
@@ -202,6 +222,7 @@ void add_shared_expert(Run& run, const Experts& op, float* branch) {
     float* shared = own.expert_out.take<float>(rows * hidden);
     product(run, op.shared_down,
             activated_rows(run, op.activation, true, Norm(), gate_up, inner, rows, inner), shared);
+    norm_rows(run, op.shared_post_norm, shared, rows);
     if (op.shared_gate) {
         float* weight = own.expert_x.take<float>(rows);
         product(run, op.shared_gate, h, weight);
@@ -226,6 +247,10 @@ Experts::Experts(const Fields& fields)
       shared_gate_up(fields.optional_matrix("shared_gate_up")),
       shared_down(fields.optional_matrix("shared_down")),
       shared_gate(fields.optional_matrix("shared_gate")),
+      norm(fields.norm("norm")),
+      routed_norm(fields.norm("routed_norm")),
+      shared_norm(fields.norm("shared_norm")),
+      shared_post_norm(fields.norm("shared_post_norm")),
       post_norm(fields.norm("post_norm")),
       residual_scale(fields.number("residual_scale")),
       shortcut(fields.optional_matrix("shortcut")) {}
@@ -251,7 +276,8 @@ void Experts::check(Program& program) const {
         check_matrix(shared_down, hidden, inner, at("the shared expert", layer));
         if (shared_gate) check_matrix(shared_gate, 1, hidden, at("the shared expert's gate", layer));
     }
-    check_norm(post_norm, hidden, at("the post norm", layer));
+    for (const Norm* each : {&norm, &routed_norm, &shared_norm, &shared_post_norm, &post_norm})
+        check_norm(*each, hidden, at("a norm of the experts", layer));
     if (shortcut) check_matrix(shortcut, hidden, hidden, at("the shortcut", layer));
 }
 
@@ -259,9 +285,12 @@ void Experts::run(Run& run) const {
     const int64_t rows = run.active.count;
     require(run.experts_per_row > 0 && run.routed_rows == rows, at("the experts", layer) + " run before its router.");
     float* branch = run.activations->branch.take<float>(rows * run.hidden);
+    read_stream(run, norm);
     const int64_t at_once = std::max<int64_t>(1, most_pairs / run.experts_per_row);
     for (int64_t first = 0; first < rows; first += at_once)
         chosen_experts(run, *this, first, std::min(at_once, rows - first), branch);
+    norm_rows(run, routed_norm, branch, rows);
+    read_stream(run, shared_norm);
     if (shared_gate_up && rows > 0) add_shared_expert(run, *this, branch);
     turn_rows(run, 0, rows, shortcut);
     add_branch(run, 0, rows, branch, post_norm, residual_scale, {});

@@ -16,6 +16,9 @@ struct Experts final : Operation {
     std::vector<float> gate_up_bias, down_bias;  // of all experts, one after another
     Activation activation = Activation::silu;
     Stack shared_gate_up, shared_down, shared_gate;
+    // Of what the experts read (none: what the router left), of what the chosen give together, and the
+    // same of the shared expert.
+    Norm norm, routed_norm, shared_norm, shared_post_norm;
     Norm post_norm;
     float residual_scale = 1.0f;
     Stack shortcut;

@@ -48,7 +48,8 @@ Route::Route(const Fields& fields)
       norm(fields.norm("norm")),
       correction(fields.floats("correction")),
       sigmoid(fields.flag("sigmoid")),
-      scale(fields.number("scale")) {}
+      scale(fields.number("scale")),
+      expert_scales(fields.floats("expert_scales")) {}
 
 void Route::check(Program& program) const {
     const int64_t experts = router.outputs();
@@ -56,6 +57,7 @@ void Route::check(Program& program) const {
     check_norm(norm, program.hidden, at("the norm", layer));
     check_vector(correction, experts, at("the router's correction", layer));
     check_vector(bias, experts, at("the router's bias", layer));
+    check_vector(expert_scales, experts, at("the scales of the router's experts", layer));
     require(top_k > 0 && top_k <= experts,
             at("the router", layer) + " cannot choose so many experts.");
 }
@@ -92,6 +94,9 @@ void Route::run(Run& run) const {
         const float* corrected = correction.empty() ? nullptr : correction.data();
         choose(p, corrected, experts, top_k, normalise, scale, chosen + row * top_k,
                weights + row * top_k);
+        if (expert_scales.empty()) return;
+        for (int64_t i = row * top_k; i < (row + 1) * top_k; ++i)
+            weights[i] = weights[i] * expert_scales[chosen[i]];
     });
 }
 

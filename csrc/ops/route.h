@@ -19,6 +19,7 @@ struct Route final : Operation {
     std::vector<float> correction;
     bool sigmoid = false;  // of each score, in place of the softmax of all
     float scale = 1.0f;
+    std::vector<float> expert_scales;
 
     Route() = default;
     explicit Route(const Fields& fields);

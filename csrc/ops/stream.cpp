@@ -43,7 +43,9 @@ void keep_hidden(Run& run, int64_t layer) {
         float* to = kept.memory->take<float>(wanted.count * hidden);
         for (int64_t i = 0; i < wanted.count; ++i)
             std::copy_n(run.x() + wanted.rows[i] * hidden, hidden, to + i * hidden);
-        run.hidden_states.emplace_back(layer, std::move(kept));
+        for (auto& [of, before] : run.hidden_states)
+            if (of == layer) before = std::move(kept);
+        if (kept.memory != nullptr) run.hidden_states.emplace_back(layer, std::move(kept));
     }
 }
 

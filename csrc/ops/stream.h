@@ -20,7 +20,8 @@ void turn_rows(Run& run, int64_t first, int64_t rows, const Stack& shortcut);
 void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
                 float residual_scale, const Norm& stream_norm);
 
-// Copies the rows of x that the step wants after a layer, or after the embedding, which is layer -1.
+// Copies the rows of x that the step wants after a layer, or after the embedding, which is layer -1. The
+// latest operation of a layer that does so has the last word.
 void keep_hidden(Run& run, int64_t layer);
 
 }  // namespace ockham::ops

@@ -84,10 +84,10 @@ void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int6
 namespace {
 
 // The elements [begin, begin + width) of `count` tokens' keys and values in one head, as bits of the
-// planes' type: a token's keys begin at keys + i * stride.
+// planes' type: a token's keys begin at keys + i * stride, its values at values + i * v_stride.
 template <class T>
 struct Columns {
-    int64_t begin, width, count, stride;
+    int64_t begin, width, count, stride, v_stride;
     const T* keys;
     const T* values;
 };
@@ -100,7 +100,7 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint32_t>& from, u
             keys[e * group_keys + i] = from.keys[i * from.stride + e];
     uint32_t* values = reinterpret_cast<uint32_t*>(to_values) + lane * plane.width + from.begin;
     for (int64_t i = 0; i < from.count; ++i)
-        std::copy_n(from.values + i * from.stride, from.width, values + i * plane.width);
+        std::copy_n(from.values + i * from.v_stride, from.width, values + i * plane.width);
 }
 
 // In pairs, as KeyGroup says: of elements of a key, of keys for a value.
@@ -117,9 +117,9 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, u
     uint16_t* values = reinterpret_cast<uint16_t*>(to_values);
     for (int64_t i = 0; i < from.count;) {
         uint16_t* to = values + plane.v.place(lane + i, from.begin);
-        const uint16_t* first = from.values + i * from.stride;
+        const uint16_t* first = from.values + i * from.v_stride;
         if ((lane + i) % 2 == 0 && i + 1 < from.count) {
-            const uint16_t* second = first + from.stride;
+            const uint16_t* second = first + from.v_stride;
             for (int64_t e = 0; e < from.width; ++e) {
                 to[2 * e] = first[e];
                 to[2 * e + 1] = second[e];
@@ -135,17 +135,18 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, u
 }  // namespace
 
 void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
-                           const float* v, int64_t stride) const {
+                           const float* v, int64_t stride, int64_t v_stride) const {
     changed(slot);
     const int64_t first_lane = lane(slot);
     uint8_t *to_keys = key_group(slot, 0), *to_values = value_group(slot, 0);
     if (this->k.coded()) {
         for (int64_t i = 0; i < count; ++i)
             for (int64_t head = 0; head < kv_heads; ++head) {
-                const int64_t from = i * stride + head * head_dim;
+                const float* key = k + i * stride + head * head_dim;
+                const float* value = v + i * v_stride + head * head_dim;
                 const int64_t of_head = head * head_bytes;
-                this->k.encode(kernels, k + from, mirror(head), to_keys + of_head, first_lane + i);
-                this->v.encode(kernels, v + from, nullptr, to_values + of_head, first_lane + i);
+                this->k.encode(kernels, key, mirror(head), to_keys + of_head, first_lane + i);
+                this->v.encode(kernels, value, nullptr, to_values + of_head, first_lane + i);
             }
         return;
     }
@@ -154,8 +155,9 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
             const auto bits = [&](const float* x) {
                 return reinterpret_cast<const uint32_t*>(x + head * head_dim);
             };
-            put(*this, first_lane, Columns<uint32_t>{0, head_dim, count, stride, bits(k), bits(v)},
-                to_keys, to_values);
+            put(*this, first_lane,
+                Columns<uint32_t>{0, head_dim, count, stride, v_stride, bits(k), bits(v)}, to_keys,
+                to_values);
         }
         return;
     }
@@ -170,12 +172,12 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
             const int64_t from = head * head_dim + begin;
             for (int64_t i = 0; i < count; ++i) {
                 kernels.to_bf16(k + i * stride + from, heads * width, keys + i * most);
-                kernels.to_bf16(v + i * stride + from, heads * width, values + i * most);
+                kernels.to_bf16(v + i * v_stride + from, heads * width, values + i * most);
             }
             for (int64_t h = 0; h < heads; ++h) {
                 const int64_t of_head = (head + h) * head_bytes;
                 put(*this, first_lane,
-                    Columns<uint16_t>{begin, width, count, most, keys + h * width,
+                    Columns<uint16_t>{begin, width, count, most, most, keys + h * width,
                                       values + h * width},
                     to_keys + of_head, to_values + of_head);
             }
@@ -383,11 +385,8 @@ void Planes::copy(int64_t group, int64_t head, int64_t index, const int64_t* sou
         write_rows(layer, first, last, target, count, rows);
     }
     if (head >= 0 || index >= 0) return;
-    for (const int64_t layer : shape.layers) {
-        const auto found = held_.find(layer);
-        if (found != held_.end() && !found->second.empty())
-            copy_held(found->second, source, target, count);
-    }
+    for (auto& [of, held] : held_)
+        if (of.first == group && !held.empty()) copy_held(held, source, target, count);
 }
 
 std::vector<int32_t> Planes::alike(int64_t group, const int64_t* slots, int64_t count,

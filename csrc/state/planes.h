@@ -86,9 +86,9 @@ struct LayerPlane {
 
     // Writes the keys and values of `count` tokens (kv_heads * head_dim floats each), rounded to the
     // planes' types, to the slots from `slot` on, which stand in one group of 16; the keys of the next
-    // token stand `stride` floats behind, and so do its values.
+    // token stand `stride` floats behind, and its values `v_stride`.
     void store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
-                   const float* v, int64_t stride) const;
+                   const float* v, int64_t stride, int64_t v_stride) const;
 };
 
 // What the row of a slot's key chose in one layer, for the rows after it that visit the same.
@@ -143,10 +143,10 @@ class Planes {
     // chooser says. Made, zeroed, when they are first asked for, by the thread that runs steps;
     // LayerPlane::fresh says which of them hold something.
     uint8_t* summaries(int chooser, int64_t layer, int64_t summary_bytes) const;
-    // By slot, what rows chose in a layer. It goes along where whole slots are copied, and with no other
+    // By slot, what rows chose in a layer that reads keys of a group. It goes along where whole slots are copied, and with no other
     // move. To be used by the thread that runs steps.
     using HeldChoices = std::unordered_map<int64_t, HeldChoice>;
-    HeldChoices& held(int64_t layer) const { return held_[layer]; }
+    HeldChoices& held(int64_t group, int64_t layer) const { return held_[{group, layer}]; }
     // Groups of 16 slots of a layer.
     int64_t slot_groups(int64_t group) const { return (slots(group) + group_keys - 1) / group_keys; }
 
@@ -159,7 +159,7 @@ class Planes {
     std::vector<Pages> fresh_;  // of each group, a byte for each layer and 16 slots
     // By group and chooser.
     mutable std::map<std::pair<int64_t, int>, Pages> summaries_;
-    mutable std::map<int64_t, HeldChoices> held_;  // by layer
+    mutable std::map<std::pair<int64_t, int64_t>, HeldChoices> held_;  // by group and layer
 };
 
 }  // namespace ockham

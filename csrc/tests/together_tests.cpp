@@ -69,7 +69,7 @@ void choose_blocks(Isa isa, Element element, int64_t stride) {
     std::iota(context.begin(), context.end(), 1);
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t slot = table[row / page_tokens] * page_tokens + row % page_tokens;
-        plane.store_run(row_kernels(isa), slot, 1, &keys[row * dim], &keys[row * dim], dim);
+        plane.store_run(row_kernels(isa), slot, 1, &keys[row * dim], &keys[row * dim], dim, dim);
     }
     for (int64_t row = 0; row < rows; ++row) {  // as they are stored
         const int64_t slot = table[row / page_tokens] * page_tokens + row % page_tokens;

@@ -74,6 +74,8 @@ class AttentionCost(msgspec.Struct, frozen=True):
     head_dim: int
     kv_heads: int
     causal: bool = True
+    shared: bool = False
+    """Whether the keys and values are kept by another layer."""
 
 
 class OperationCost(msgspec.Struct, frozen=True):
@@ -115,11 +117,18 @@ class GroupCost(msgspec.Struct, frozen=True):
     heads: int
     head_dim: int
     cell_bytes: int
-    """Bytes of one cell's keys and values in all layers of the group."""
+    """Bytes of one cell's keys and values in all layers of the group, as often as they are read."""
     window: int | None
     kv_heads: int = 0
     causal: bool = True
     """Whether a row sees no later ones. Else the rows of a sequence are all in one step."""
+    shared: int = 0
+    """Of the layers, how many read what another keeps."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of one cell, each layer's once."""
+        return self.cell_bytes // max(self.layers, 1) * (self.layers - self.shared)
 
     def keys_seen(self, first: int, rows: int) -> int:
         """The keys that `rows` consecutive rows see together, the first of which sees `first` if it
@@ -250,7 +259,7 @@ class ModelCost:
         )
 
     def state_written_bytes(self, rows: int) -> int:
-        return rows * sum(g.cell_bytes for g in self.groups)
+        return rows * sum(g.kept_bytes for g in self.groups)
 
 
 def sum_costs(operations: Sequence[OperationCost], groups: Sequence[GroupCost]) -> ModelCost:
@@ -292,6 +301,7 @@ def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]
         layers=layers,
         heads=max((each.heads for each in found), default=0),
         causal=all(each.causal for each in found),
+        shared=sum(each.shared for each in found),
         cell_bytes=group.cell_bytes // max(group.layers, 1) * layers,
     )
 

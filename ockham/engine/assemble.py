@@ -370,6 +370,7 @@ class Assembly:
                 for i in range(described.layers)
             ),
             described.passes,
+            described.read_by_others,
         )
 
     def _check_every_cell(self) -> None:

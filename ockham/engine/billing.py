@@ -526,10 +526,10 @@ def book_reordering(sequence: Sequence, cells: range, cost: ModelCost, total: Le
     for group in _own(sequence, cost).groups:
         if group.window:
             continue
-        heads = group.layers * group.kv_heads
+        heads = (group.layers - group.shared) * group.kv_heads
         for book in (sequence.ledger, total):
             book.flops += heads * alike_flops(len(cells), group.head_dim)
-            book.state_read_bytes += len(cells) * group.cell_bytes // 2
+            book.state_read_bytes += len(cells) * group.kept_bytes // 2
 
 
 def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> None:

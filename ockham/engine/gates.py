@@ -86,7 +86,14 @@ class Gates:
                 "of a model that runs layers several times; leave it out.",
                 chosen.name,
             )
-        changes, narrows = _check_order(chosen.name, found)
+        changes, narrows, skipped = _check_order(chosen.name, found)
+        read = {layer for layer, _ in skipped} & self.model.read_by_others
+        if read:
+            raise InvalidRequest(
+                f"the gate {shown(chosen.name)} leaves out the attention of layer {min(read)}, "
+                "whose keys and values other layers read; leave out others.",
+                chosen.name,
+            )
         reuse = request.asked("reuse")
         if reuse is not None and any(branch == ATTENTION for _, branch in found.skips):
             raise InvalidRequest(
@@ -98,8 +105,9 @@ class Gates:
         return OpenGate(chosen.name, found, until, changes, narrows)
 
 
-def _check_order(name: str, gate: SequenceGate) -> tuple[bool, bool]:
-    """Whether what rows skip depends on their place, and whether attentions do. Raises ValueError,
+def _check_order(name: str, gate: SequenceGate) -> tuple[bool, bool, Skips]:
+    """Whether what rows skip depends on their place, and whether attentions do, and the attentions
+    that some row skips. Raises ValueError,
     since its author is wrong, if some row would look for keys that an earlier one did not
     write."""
     place, skipped, changes = 0, _attentions(gate.skips), False
@@ -113,7 +121,7 @@ def _check_order(name: str, gate: SequenceGate) -> tuple[bool, bool]:
             )
         changes = changes or stretch.skips != gate.skips
         if stretch.until is None:
-            return changes, attention != _attentions(gate.skips)
+            return changes, attention != _attentions(gate.skips), attention
         if stretch.until <= place:
             raise ValueError(
                 f"the gate {name!r} says at place {place} that the next change is at "

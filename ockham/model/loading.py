@@ -336,7 +336,8 @@ def _unused_notes(planned: PlannedModel) -> list[str]:
     harmless = (*HARMLESS, *planned.source.harmless)
     used = planned.measured.used
     architecture = planned.description.architecture
-    needless = tuple(p + name for p in ("", *architecture.prefixes) for name in architecture.unused)
+    nobody = (*architecture.unused, *planned.description.unread)
+    needless = tuple(p + name for p in ("", *architecture.prefixes) for name in nobody)
     unused = [name for name in planned.source.names() if name not in used]
     other = [
         name for name in unused if not name.endswith(harmless) and not name.startswith(needless)

@@ -129,7 +129,7 @@ class PredictedExecutor:
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         """Each cell is read and written once."""
-        nbytes = 2 * len(source) * self.cost.groups[group].cell_bytes
+        nbytes = 2 * len(source) * self.cost.groups[group].kept_bytes
         self._take(nbytes / self._rates.read_bytes_per_s)
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:

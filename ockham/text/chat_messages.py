@@ -58,6 +58,53 @@ def forms_for(content: Content) -> tuple[Form, ...]:
     return ("string", "parts", "part") if several else ("string", "part")
 
 
+def results_within(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with what tools answered within the message that called them, as
+    `tool_responses`, and what the assistant said then as its content, if it has none: for templates
+    that show a call, its result and the answer as one turn (Gemma 4). An answer that is a JSON
+    object is given as one."""
+    made: list[dict[str, Any]] = []
+    calling: dict[str, Any] | None = None
+    for message in messages:
+        calls = message.get("tool_calls")
+        if message.get("role") == "tool" and calling is not None:
+            calling.setdefault("tool_responses", []).append(_response(message, calling))
+        elif (
+            message.get("role") == "assistant"
+            and calling is not None
+            and "tool_responses" in calling
+            and not calls
+            and not calling.get("content")
+        ):
+            calling["content"] = message.get("content")
+            calling = None
+        else:
+            made.append(dict(message))
+            calling = made[-1] if calls else None
+    return made
+
+
+def _response(message: Mapping[str, Any], calling: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tool answered: `{"name": ..., "response": ...}`, with the name of the function whose
+    call has the message's id, or whose place it is."""
+    functions = [
+        (call.get("id"), function.get("name"))
+        for call in calling["tool_calls"]
+        if isinstance(function := call.get("function"), Mapping)
+    ]
+    named = [name for key, name in functions if key and key == message.get("tool_call_id")]
+    place = len(calling["tool_responses"])
+    in_order = [name for _, name in functions[place : place + 1]]
+    content = message.get("content")
+    text = "" if content is None else text_of(content)
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    name = next((each for each in (*named, message.get("name"), *in_order) if each), "unknown")
+    return {"name": name, "response": parsed if isinstance(parsed, dict) else text}
+
+
 def _check_message(message: Any, index: int) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidRequest(

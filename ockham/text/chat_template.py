@@ -18,7 +18,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ockham.core.errors import InvalidRequest
-from ockham.text.chat_messages import Form, check_messages, forms_for, in_form, text_of
+from ockham.text.chat_messages import (
+    Form,
+    check_messages,
+    forms_for,
+    in_form,
+    results_within,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,6 +40,8 @@ or the template failed."""
 
 _MOST_KINDS = 256
 """Most roles of which a template remembers what it shows."""
+_WITHIN = "tool_responses"
+"""What templates name that show the answers of tools within the message that called them."""
 _ORDINARY_ROLES = ("system", "user", "assistant", "tool")
 
 _MARK, _SECOND, _KEY = "Mkq7vxA", "Mkq7vxB", "mkq7vxkey"
@@ -315,6 +324,8 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         now: datetime | None = None,
     ) -> str:
+        if _WITHIN in self._source:
+            messages = results_within(messages)
         given = {
             "strftime_now": (now or datetime.now()).strftime,
             **(self._variables if variables is None else variables),

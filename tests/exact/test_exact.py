@@ -33,6 +33,7 @@ from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
     tiny_bitnet,
     tiny_ernie_moe,
+    tiny_gemma4,
     tiny_hunyuan,
     tiny_lfm2,
     tiny_llama,
@@ -121,7 +122,7 @@ def check_schedules(
     reuse = "prefix,chunk,edit"
     described = alone.model.description
     cell_bytes = StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
-    pool_layers = described.layers if described.passes > 1 else 2
+    kept = sum(each.cell_bytes for each in alone.model.layouts if each.spec.attends)
     rows_bytes = sum(each.cell_bytes for each in alone.model.layouts if not each.spec.attends)
     every = len(alone.techniques.layers) == described.layers
     alike = every and described.passes == 1  # maps are of all layers
@@ -138,7 +139,7 @@ def check_schedules(
         reuse=reuse,
         max_num_batched_tokens=256,
         # Room for less than two of the longest sequences, so that pages run out by themselves too.
-        kv_cache_memory_bytes=300 * (pool_layers * cell_bytes + rows_bytes),
+        kv_cache_memory_bytes=300 * (max(2 * cell_bytes, kept) + rows_bytes),
         **({} if reuse == "none" else tiers_of(directory, checkpoint.name, isa, values)),
     )
     described = crowded.model.description
@@ -253,6 +254,29 @@ def test_no_schedule_changes_a_bit_of_later_decoders(name: str, isa: str, tmp_pa
 def test_no_schedule_changes_a_bit_of_ternary_models(isa: str, tmp_path: Path) -> None:
     checkpoint = tiny_bitnet(tmp_path / "model", **SIZES)
     check_schedules(checkpoint, isa, tmp_path, kv_cache_dtype="bfloat16", share=0.3)
+
+
+GEMMA4 = {
+    "dense": lambda directory: tiny_gemma4(directory, window=20, **SIZES),
+    "mixture": lambda d: tiny_gemma4(d, experts=4, **{**SIZES, "intermediate_size": 64}),
+    "shared keys": lambda directory: tiny_gemma4(
+        directory,
+        kinds=("sliding_attention", "full_attention") * 3,
+        window=20,
+        sharing=2,
+        inputs=32,
+        **{**SIZES, "intermediate_size": 128},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GEMMA4)
+def test_no_schedule_changes_a_bit_of_gemma_4(name: str, isa: str, tmp_path: Path) -> None:
+    """Heads of two sizes, values that are keys, experts beside a dense part, and layers that read
+    the keys of others."""
+    checkpoint = GEMMA4[name](tmp_path / "model")
+    state = {"dense": "k=int8,v=int4", "mixture": "bfloat16", "shared keys": "float32"}[name]
+    check_schedules(checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype=state, share=0.3)
 
 
 @pytest.mark.parametrize("passes", [2, 3])

@@ -45,6 +45,31 @@ ERNIE_MOE = {
     "moe_layer_interval": 1,
     "head_dim": 16,
 }
+GEMMA4 = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "layer_types": PATTERN,
+    "sliding_window": 7,
+    "final_logit_softcapping": 6.0,
+    "vocab_size_per_layer_input": 101,
+    "hidden_size_per_layer_input": 0,
+}
+"""Heads of two sizes, as in all of its models."""
+GEMMA4_DENSE = {**GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+GEMMA4_12B = {key: each for key, each in GEMMA4_DENSE.items() if "layer_input" not in key}
+GEMMA4_EXPERTS = {
+    "enable_moe_block": True,
+    "moe_intermediate_size": 24,
+    "num_experts": 8,
+    "top_k_experts": 3,
+}
+GEMMA4_E = {
+    "num_hidden_layers": 7,
+    "layer_types": [*PATTERN, "sliding_attention", "sliding_attention", "full_attention"],
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 8,
+}
 EXPERTS = {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3}
 
 CASES = {
@@ -157,6 +182,30 @@ CASES = {
             },
         },
         model="Gemma3ForCausalLM",
+    ),
+    "gemma4": Case("Gemma4Text", GEMMA4_DENSE, model="Gemma4ForCausalLM"),
+    "gemma4-values-of-their-own": Case(
+        "Gemma4Text", {**GEMMA4, "num_key_value_heads": 1}, model="Gemma4ForCausalLM"
+    ),
+    "gemma4-experts": Case(
+        "Gemma4Text", {**GEMMA4_DENSE, **GEMMA4_EXPERTS}, model="Gemma4ForCausalLM"
+    ),
+    "gemma4-e": Case("Gemma4Text", {**GEMMA4, **GEMMA4_E}, model="Gemma4ForCausalLM"),
+    "gemma4-e-with-images": Case(
+        "Gemma4",
+        {**GEMMA4, **GEMMA4_E},
+        model="Gemma4ForConditionalGeneration",
+        text="Gemma4Text",
+        vision="Gemma4Vision",
+        of_vision={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+    ),
+    "gemma4-unified": Case("Gemma4UnifiedText", GEMMA4_12B, model="Gemma4UnifiedForCausalLM"),
+    "gemma4-unified-with-images": Case(
+        "Gemma4Unified",
+        GEMMA4_12B,
+        model="Gemma4UnifiedForConditionalGeneration",
+        text="Gemma4UnifiedText",
+        vision="Gemma4UnifiedVision",
     ),
     "phi3": Case("Phi3", {"sliding_window": 13}),
     "phi3-longrope-short": Case(

@@ -16,9 +16,11 @@ from tests.helpers.gguf_blocks import set_scales
 _ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
 _PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "minicpm")
 """Those whose queries and keys llama.cpp's converter reorders."""
+_SHIFTED = ("gemma", "gemma2", "gemma3")
+"""Those to whose norms it adds 1."""
 _ROUTERS = (
     *(".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight"),
-    *(".mlp.router.weight", ".router.layer.weight"),
+    *(".mlp.router.weight", ".router.layer.weight", ".router.proj.weight"),
 )
 """What llama.cpp keeps in F32 whatever the file's type is."""
 
@@ -73,7 +75,8 @@ def write_gguf(
         stored = value
         if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             stored = permute(value, heads if "q_proj" in name else kv_heads)
-        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        shifted = architecture in _SHIFTED and name.endswith("norm.weight")
+        if shifted:
             stored = value + np.float32(1)
         plain = value.ndim == 1 or name.endswith((".bias", *_ROUTERS))
         kind = Type.F32 if plain else Type[type_of(name)]
@@ -81,11 +84,11 @@ def write_gguf(
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
-        ours += "" if name.endswith((".weight", ".bias", ".ssm_a")) else ".weight"
+        ours += "" if name.endswith((".weight", ".bias", ".ssm_a", ".scale")) else ".weight"
         writer.add_tensor(ours, raw, raw_dtype=kind)
         if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)
-        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        if shifted:
             worth = value
         if ".experts." in name:
             start, end = name.split("experts.")

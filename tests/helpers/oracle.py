@@ -86,6 +86,8 @@ def randomise(model: Any, seed: int) -> Any:
                 gain = 3.0 if any(part in name for part in sharp) else 1.5
                 parameter.copy_(noise * gain / parameter.shape[-1] ** 0.5)
         for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.uniform_(0.5, 1.5, generator=generator)
             if name.endswith("expert_bias"):
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     return model

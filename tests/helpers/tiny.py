@@ -234,6 +234,108 @@ def tiny_qwen3_5(
     return directory
 
 
+def tiny_gemma4(
+    directory: Path,
+    *,
+    kinds: tuple[str, ...] = ("sliding_attention", "full_attention") * 2,
+    window: int = 12,
+    experts: int = 0,
+    sharing: int = 0,
+    inputs: int = 0,
+    **config: Any,
+) -> Path:
+    """A Gemma 4: dense, with `experts` beside the dense part, or with layers that read the keys of
+    others (`sharing`, which are twice as wide) and have `inputs` of their own."""
+    tiny_llama(directory, **{**config, "num_hidden_layers": len(kinds)})
+    values = json.loads((directory / "config.json").read_text())
+    size, inner, head = (
+        values[f"{key}"] for key in ("hidden_size", "intermediate_size", "head_dim")
+    )
+    heads, vocabulary, count = values["num_attention_heads"], values["vocab_size"], len(kinds)
+    kv_heads = values["num_key_value_heads"]
+    values |= {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "layer_types": list(kinds),
+        "sliding_window": window,
+        "global_head_dim": 2 * head,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": not sharing,
+        "num_kv_shared_layers": sharing,
+        "use_double_wide_mlp": bool(sharing),
+        "hidden_size_per_layer_input": inputs,
+        "vocab_size_per_layer_input": vocabulary,
+        "enable_moe_block": bool(experts),
+        "num_experts": experts or None,
+        "top_k_experts": 2,
+        "moe_intermediate_size": inner,
+        "final_logit_softcapping": 20.0,
+        "tie_word_embeddings": False,
+    }
+    values["hidden_activation"] = values.pop("hidden_act").replace("silu", "gelu_pytorch_tanh")
+    del values["rope_theta"]
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(17)
+
+    def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
+        spread = scale / np.sqrt(shape[-1])
+        return (rng.standard_normal(shape) * spread).astype(np.float32)
+
+    def norm(width: int) -> np.ndarray:
+        return rng.uniform(0.5, 1.5, width).astype(np.float32)
+
+    made = {name: each for name, each in tensors.items() if ".layers." not in name}
+    if inputs:
+        made |= {
+            "model.embed_tokens_per_layer.weight": drawn(vocabulary, count * inputs, scale=4.0),
+            "model.per_layer_model_projection.weight": drawn(count * inputs, size),
+            "model.per_layer_projection_norm.weight": norm(inputs),
+        }
+    for layer, kind in enumerate(kinds):
+        whole, own, prefix = (
+            kind == "full_attention",
+            layer < count - sharing,
+            f"model.layers.{layer}.",
+        )
+        width = head * (1 + whole)
+        kv = (1 if whole and not sharing else kv_heads) * width
+        wide = inner if own else 2 * inner
+        layer_made = {
+            "self_attn.q_proj.weight": drawn(heads * width, size),
+            "self_attn.q_norm.weight": norm(width),
+            "self_attn.o_proj.weight": drawn(size, heads * width),
+            "mlp.gate_proj.weight": drawn(wide, size),
+            "mlp.up_proj.weight": drawn(wide, size),
+            "mlp.down_proj.weight": drawn(size, wide),
+            "layer_scalar": rng.uniform(0.5, 1.5, 1).astype(np.float32),
+        }
+        names = ["input_layernorm", "post_attention_layernorm"]
+        names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        # Published checkpoints hold keys and values of layers that read others' too.
+        layer_made["self_attn.k_proj.weight"] = drawn(kv, size)
+        layer_made["self_attn.k_norm.weight"] = norm(width)
+        if sharing or not whole:
+            layer_made["self_attn.v_proj.weight"] = drawn(kv, size)
+        if experts:
+            names += ["pre_feedforward_layernorm_2", "post_feedforward_layernorm_1"]
+            names += ["post_feedforward_layernorm_2"]
+            layer_made |= {
+                "router.proj.weight": drawn(experts, size, scale=4.0),
+                "router.scale": norm(size) * 5,
+                "router.per_expert_scale": norm(experts),
+                "experts.gate_up_proj": drawn(experts, 2 * inner, size),
+                "experts.down_proj": drawn(experts, size, inner),
+            }
+        if inputs:
+            names.append("post_per_layer_input_norm")
+            layer_made["per_layer_input_gate.weight"] = drawn(inputs, size)
+            layer_made["per_layer_projection.weight"] = drawn(size, inputs)
+        layer_made |= {f"{name}.weight": norm(size) for name in names}
+        made |= {prefix + name: each for name, each in layer_made.items()}
+    save_file(made, directory / "model.safetensors")
+    return directory
+
+
 _LFM2_NAMES = {
     "input_layernorm": "operator_norm",
     "post_attention_layernorm": "ffn_norm",

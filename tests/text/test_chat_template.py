@@ -215,3 +215,44 @@ def test_a_template_that_shows_both_beside_a_call_is_given_both() -> None:
     called = {"role": "assistant", "content": "b", "thinking": "a", "tool_calls": [CALLED]}
     asked = {"role": "user", "content": "x"}
     assert ChatTemplate(source, "The template", {}).render([asked, called]) == "|xa|b"
+
+
+WITHIN = """{%- for m in messages %}<|turn>{{ m.role }}
+{%- for call in m.tool_calls or [] %}<|tool_call>call:{{ call.function.name }}<tool_call|>
+{%- endfor %}
+{%- for each in m.tool_responses or [] %}<|tool_response>{{ each.name }}={{ each.response }}
+{%- endfor %}{{ m.content or '' }}{{ '<turn|>' if m.content or not m.tool_responses }}
+{%- endfor %}"""
+
+
+def _calling(*names: str) -> dict[str, Any]:
+    calls = [
+        {"id": f"id{i}", "type": "function", "function": {"name": name, "arguments": {}}}
+        for i, name in enumerate(names)
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def test_results_stand_within_the_turn_that_called_where_the_template_wants_them_there() -> None:
+    """As in Gemma 4's templates, which show no message of the role tool."""
+    template = ChatTemplate(WITHIN, "The test's template", {})
+    said = template.render(
+        [
+            {"role": "user", "content": "?"},
+            _calling("f", "g"),
+            {"role": "tool", "tool_call_id": "id1", "content": '{"a": 1}'},
+            {"role": "tool", "tool_call_id": "id0", "content": "no"},
+            {"role": "assistant", "content": "So."},
+            {"role": "user", "content": "!"},
+            _calling("f"),
+            {"role": "tool", "content": [{"type": "text", "text": "[2]"}]},
+        ]
+    )
+    assert said == (
+        "<|turn>user?<turn|>"
+        "<|turn>assistant<|tool_call>call:f<tool_call|><|tool_call>call:g<tool_call|>"
+        "<|tool_response>g={'a': 1}<|tool_response>f=noSo.<turn|>"
+        "<|turn>user!<turn|>"
+        "<|turn>assistant<|tool_call>call:f<tool_call|><|tool_response>f=[2]"
+    )
+    assert template.report().notes == ()

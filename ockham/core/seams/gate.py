@@ -22,6 +22,8 @@ class GatedModel(msgspec.Struct, frozen=True):
     """Of each layer's feed-forward; 0 for one that always runs whole or not at all."""
     passes: int = 1
     """How often the layers between the first and the last one run."""
+    read_by_others: frozenset[int] = frozenset()
+    """Layers whose keys and values other layers read too."""
 
 
 class Stretch(NamedTuple):

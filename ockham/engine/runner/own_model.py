@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.cost import Skips
+from ockham.core.cost import ATTENTION, Skips
 from ockham.core.rows import Branch, build_step
 from ockham.core.seams import Likely
 from ockham.core.step import Floats, Ints, Step, StepOutput, Tables
 from ockham.engine.gates import OpenGate, active_rows, runs_of_rows
 from ockham.kernels.base import Executor
-from ockham.kernels.ops import Program
+from ockham.kernels.ops import Attend, Program
 from ockham.kernels.sampling import Draw
 
 HEAD = "head"
@@ -46,7 +46,10 @@ class OwnModel:
         self._longest, self._most_rows = longest, most_rows
         self._reserve, self._gates, self._tokenizer = reserve, gates, tokenizer
         self._sublayers = program.sublayers()
-        self.sublayers = tuple(self._sublayers)
+        read = {op.reads for op in program.ops if isinstance(op, Attend)}
+        self.sublayers = tuple(
+            [each for each in self._sublayers if each[1] != ATTENTION or each[0] not in read]
+        )
         self._wide = [place for place, op in enumerate(program.ops) if op.neurons]
         self.neurons = tuple(program.ops[place].neurons for place in self._wide)
 

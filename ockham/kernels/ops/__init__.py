@@ -16,6 +16,8 @@ from ockham.kernels.ops.feed_forward import FeedForward
 from ockham.kernels.ops.gated_delta import GatedDelta
 from ockham.kernels.ops.head import Head
 from ockham.kernels.ops.hidden_output import HiddenOutput
+from ockham.kernels.ops.layer_input_branch import LayerInputBranch
+from ockham.kernels.ops.layer_inputs import LayerInputs
 from ockham.kernels.ops.operation import (
     DualChunk,
     Norm,
@@ -27,6 +29,7 @@ from ockham.kernels.ops.operation import (
 from ockham.kernels.ops.program import Program, role_of, workspace_bytes
 from ockham.kernels.ops.recurse import Recurse
 from ockham.kernels.ops.route import Route
+from ockham.kernels.ops.scale_stream import ScaleStream
 from ockham.kernels.ops.short_convolution import ShortConvolution
 
 __all__ = [
@@ -41,12 +44,15 @@ __all__ = [
     "GatedDelta",
     "Head",
     "HiddenOutput",
+    "LayerInputBranch",
+    "LayerInputs",
     "Norm",
     "Operation",
     "Program",
     "Recurse",
     "Rope",
     "Route",
+    "ScaleStream",
     "ShortConvolution",
     "StepSizes",
     "kernel_of",

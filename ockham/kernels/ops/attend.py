@@ -19,7 +19,8 @@ class Attend(Operation):
     that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
     Query head h reads key-value head h * G // H. Leaves a (R, H * E). With `sinks`, head h has one
     more score in its softmax, sinks[h], with a value of zero: every row sees it, and it is summed
-    after the keys. Where the layer's rope has a
+    after the keys. Where the layer `reads` another's keys and values, they are that layer's, in the
+    same group, and so are the step's `visits` and choices. Where the layer's rope has a
     `DualChunk`, q is turned and scaled as that says, by the chunk of each key; no row chooses keys
     by itself then.
 
@@ -37,6 +38,12 @@ class Attend(Operation):
     window: int | None = None
     causal: bool = True
     sinks: Floats | None = None  # (H,)
+    reads: int | None = None
+
+    @property
+    def state_layer(self) -> int:
+        """The layer whose keys and values are read."""
+        return self.layer if self.reads is None else self.reads
 
     @property
     def sublayer(self) -> Sublayer:
@@ -46,7 +53,12 @@ class Attend(Operation):
         return OperationCost(
             self.sublayer,
             attention=AttentionCost(
-                self.group, self.heads, self.head_dim, self.kv_heads, self.causal
+                self.group,
+                self.heads,
+                self.head_dim,
+                self.kv_heads,
+                self.causal,
+                self.reads is not None,
             ),
         )
 

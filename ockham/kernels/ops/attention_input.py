@@ -18,9 +18,12 @@ class AttentionInput(Operation):
 
     h = norm(x) (x itself where norm is None); q, k, v = split(qkv(h) + bias) by rows of `qkv`: H *
     E, then G * E, then G * E. `q_norm` and `k_norm` act on each head, or on all heads' elements
-    together where `norm_whole`. Then q and k are rotated (not where rope is None), each head of q
-    is multiplied by `query_weight`, and k and v are written to the layer's planes at the step's
-    slots, rounded to the planes' dtype. Leaves q (R, H, E)."""
+    together where `norm_whole`, `v_norm` on each head. Then q and k are rotated (not where rope is
+    None), each head of q is multiplied by `query_weight`, and k and v are written to the layer's
+    planes at the step's slots, rounded to the planes' dtype. Leaves q (R, H, E).
+
+    Where `values_are_keys`, `qkv` has no rows of values: v is k before its norm. Where the layer
+    `reads` another's keys and values, `qkv` has rows of queries alone, and nothing is written."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("qkv",)
 
@@ -29,7 +32,7 @@ class AttentionInput(Operation):
     heads: int
     kv_heads: int
     head_dim: int
-    qkv: Linear  # ((H + 2 G) * E, D)
+    qkv: Linear  # ((H + 2 G) * E, D), or ((H + G) * E, D), or (H * E, D)
     norm: Norm | None = None
     bias: Floats | None = None
     q_norm: Norm | None = None
@@ -37,6 +40,9 @@ class AttentionInput(Operation):
     norm_whole: bool = False
     rope: Rope | None = None
     query_weight: Floats | None = None  # (E,)
+    v_norm: Norm | None = None
+    values_are_keys: bool = False
+    reads: int | None = None
 
     @property
     def sublayer(self) -> Sublayer:

@@ -21,7 +21,10 @@ class Experts(Operation):
     the order of the experts' indices. A shared expert adds sigmoid(shared_gate(h)) *
     down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k` is the router's: how many
     experts a row is sent to. Experts may be of unequal widths I. With a `shortcut`,
-    x = shortcut(x) comes before the sum."""
+    x = shortcut(x) comes before the sum. The experts read the router's h, or norm(x) where there is
+    a `norm`; `routed_norm` acts on the sum of the chosen before the shared expert is added. The
+    shared expert reads what the others do, or `shared_norm`(x), and what it gives is normed by
+    `shared_post_norm`."""
 
     layer: int
     top_k: int
@@ -36,6 +39,10 @@ class Experts(Operation):
     shortcut: Linear | None = None  # (D, D)
     gate_up_bias: Floats | None = None  # 2 * I of each expert, one after another
     down_bias: Floats | None = None  # D of each expert, one after another
+    norm: Norm | None = None
+    routed_norm: Norm | None = None
+    shared_norm: Norm | None = None
+    shared_post_norm: Norm | None = None
 
     @property
     def sublayer(self) -> Sublayer:

@@ -15,7 +15,8 @@ class Route(Operation):
     """Choose each row's experts: h = norm(x); w = softmax(router(h) + bias) in fp32, or where
     `sigmoid` the logistic function of each, 1 / (1 + e^-s). The `top_k` largest (lowest index on a
     tie) are chosen, and divided by their sum where `normalise`, which makes them the softmax of the
-    chosen alone; then they are multiplied with `scale`. With a `correction` they are the largest of
+    chosen alone; then they are multiplied with `scale`, and each with that of its expert in
+    `expert_scales`. With a `correction` they are the largest of
     w + correction, and their weights are those of w. Leaves h, the chosen experts (R, top_k) and
     their weights (R, top_k)."""
 
@@ -28,6 +29,7 @@ class Route(Operation):
     bias: Floats | None = None  # (experts,)
     sigmoid: bool = False
     scale: float = 1.0
+    expert_scales: Floats | None = None  # (experts,)
 
     @property
     def sublayer(self) -> Sublayer:

@@ -47,7 +47,7 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     visited = _visited(run, op)
     run.a, scores = attend(
         op,
-        run.planes.layer(layer),
+        run.planes.layer(op.state_layer),
         run.q,
         sequences,
         wanted,
@@ -254,15 +254,16 @@ def _visited(run: ReferenceRun, op: Attend) -> Visited | None:
     chooses = group.choices is not None and op.window is None and op.causal
     if group.visits is None and not chooses:
         return None
-    index = run.planes.groups[op.group].layers.index(op.layer)
+    index = run.planes.groups[op.group].layers.index(op.state_layer)
     chosen: Chosen | None = None
     if group.choices is not None and chooses:
         books = run.planes.groups[op.group].books
         own = None if books is None else books[index]
-        chosen = Chosen(group.choices, index, op.layer, run.planes.held, own)
+        held = run.planes.held.setdefault((op.group, op.layer), {})
+        chosen = Chosen(group.choices, index, op.layer, held, own)
         left_out = run.left_out.setdefault(op.group, np.zeros((3, run.step.rows), np.int64))
         views = run.views_of(op.group, op.window, op.causal)
-        plane = run.planes.layer(op.layer)
+        plane = run.planes.layer(op.state_layer)
         chosen.choose(op, plane, run.q, views, group.keys_seen, left_out)
     return Visited(
         group.visits,

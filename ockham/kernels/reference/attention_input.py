@@ -17,10 +17,12 @@ def compute(run: ReferenceRun, op: AttentionInput) -> None:
     if op.bias is not None:
         qkv += op.bias
     q, k, v = np.split(qkv, [heads * op.head_dim, (heads + op.kv_heads) * op.head_dim], axis=1)
+    if op.values_are_keys:
+        v = k.copy()
     if op.norm_whole:
         q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
     q = q.reshape(rows, heads, op.head_dim)
-    k = k.reshape(rows, op.kv_heads, op.head_dim)
+    k = k.reshape(rows, op.kv_heads if op.reads is None else 0, op.head_dim)
     if not op.norm_whole:
         q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
     run.rope = op.rope
@@ -34,5 +36,7 @@ def compute(run: ReferenceRun, op: AttentionInput) -> None:
     if op.query_weight is not None:
         q *= op.query_weight
     run.q = run.of_step(q)
-    v = v.reshape(rows, op.kv_heads, op.head_dim)
+    if op.reads is not None:
+        return
+    v = normalise(v.reshape(rows, op.kv_heads, op.head_dim), op.v_norm)
     run.planes.store(op.layer, run.of_active(run.step.groups[op.group].slots), k, v)

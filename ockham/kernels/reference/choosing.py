@@ -17,7 +17,7 @@ from ockham.core.visits import BLOCK_KEYS
 from ockham.kernels.choosers import LOOKUPS, SUMMARY_KEYS, book_bytes, summary_bytes
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference.choosing_together import HeadRule, together_blocks, whole_blocks
-from ockham.kernels.reference.planes import Side
+from ockham.kernels.reference.planes import Held, Side
 from ockham.kernels.reference.views import View
 
 Estimate = Callable[[Floats, Floats], Floats]
@@ -168,13 +168,13 @@ def chosen_blocks(
 
 @dataclass(slots=True)
 class Chosen:
-    """What the rows of a step choose in one layer, the group's layer `index`. `held` is what rows
-    of all steps have chosen there for others (`ReferencePlanes.held`)."""
+    """What the rows of a step choose in one layer, the keys of which are those of the group's layer
+    `index`. `held` is what rows of all steps have chosen there for others."""
 
     choices: Choices
     index: int
     layer: int
-    held: dict[tuple[int, int], tuple[int, list[Ints]]]
+    held: Held
     books: Floats | None = None
     """The layer's codebooks (kv_heads, 256, 2 * head_dim + 1)."""
     blocks: dict[tuple[int, int], Ints] = field(default_factory=dict)
@@ -219,9 +219,9 @@ class Chosen:
                         blocks = chosen_blocks(choice, queries, keys[columns, head], book)
                         by_head.append(blocks)
                     if choice.every > 1:
-                        self.held[self.layer, slot] = (seen, by_head)
+                        self.held[slot] = (seen, by_head)
                 else:
-                    saw, by_head = self.held.get((self.layer, slot), (0, []))
+                    saw, by_head = self.held.get(slot, (0, []))
                     if saw != at + 1:
                         raise ValueError(
                             f"row {row} goes on with what the row of key {at} chose, and that is "

@@ -9,13 +9,14 @@ import numpy as np
 from ockham.core.arrays import Floats
 from ockham.core.seams import Linear
 from ockham.kernels.ops import Experts
-from ockham.kernels.reference.formulas import gated, sigmoid
+from ockham.kernels.reference.formulas import gated, normalise, sigmoid
 from ockham.kernels.reference.run import ReferenceRun, twin
 
 
 @twin(Experts)
 def compute(run: ReferenceRun, op: Experts) -> None:
-    h, branch = run.h, np.zeros_like(run.h)
+    h = run.h if op.norm is None else normalise(run.of_active(run.x), op.norm)
+    branch = np.zeros_like(h)
     gate_up_bias = _of_each(op.gate_up_bias, op.gate_up)
     down_bias = _of_each(op.down_bias, op.down)
     for expert in np.unique(run.experts).tolist():
@@ -23,11 +24,14 @@ def compute(run: ReferenceRun, op: Experts) -> None:
         inner = gated(op.gate_up[expert].matmul(h[rows]) + gate_up_bias[expert], op.activation)
         weights = run.expert_weights[rows, places, None]
         branch[rows] += weights * (op.down[expert].matmul(inner) + down_bias[expert])
+    branch = normalise(branch, op.routed_norm)
     if op.shared_gate_up is not None and op.shared_down is not None:
+        if op.shared_norm is not None:
+            h = normalise(run.of_active(run.x), op.shared_norm)
         shared = op.shared_down.matmul(gated(op.shared_gate_up.matmul(h), op.activation))
         if op.shared_gate is not None:
             shared *= sigmoid(op.shared_gate.matmul(h))
-        branch += shared
+        branch += normalise(shared, op.shared_post_norm)
     run.add(branch, op.post_norm, op.residual_scale, shortcut=op.shortcut)
     run.keep_hidden(op.layer)
 

@@ -14,6 +14,10 @@ from ockham.kernels.layout import PlaneSpec
 from ockham.kernels.reference.alike import alike
 from ockham.kernels.reference.stored import CODECS, Codec, Mirrored, Stored
 
+Held = dict[int, tuple[int, list[Ints]]]
+"""By slot, what the row of that slot's key chose (`core.choices.Choice`): how many keys it saw, and
+its blocks with each key-value head."""
+
 
 class Side(NamedTuple):
     """The keys of a layer, or its values, as stored (pages, page_tokens, heads, items of a row),
@@ -38,9 +42,8 @@ class ReferencePlanes:
             layers, planes, _, heads, items = group.stored_shape(0)
             shape = (layers, planes, group.pages, group.page_rows, heads, items)
             self._planes.append(np.zeros(shape, group.spec.uniform.stored))
-        self.held: dict[tuple[int, int], tuple[int, list[Ints]]] = {}
-        """By layer and slot, what the row of that slot's key chose (`core.choices.Choice`): how
-        many keys it saw, and its blocks with each key-value head."""
+        self.held: dict[tuple[int, int], Held] = {}
+        """By group and layer, of the layers that read the group's keys."""
         self._place = {
             layer: (number, index)
             for number, g in enumerate(groups)
@@ -93,12 +96,12 @@ class ReferencePlanes:
         planes[:, :, target] = planes[:, :, source]
         if self.held and head is None and index is None:
             moves = list(zip(source.tolist(), target.tolist(), strict=True))
-            for layer in self.groups[group].layers:
-                found = [self.held.get((layer, slot)) for slot, _ in moves]
+            for held in [held for (own, _), held in self.held.items() if own == group]:
+                found = [held.get(slot) for slot, _ in moves]
                 for (_, slot), choice in zip(moves, found, strict=True):
-                    self.held.pop((layer, slot), None)
+                    held.pop(slot, None)
                     if choice is not None:
-                        self.held[layer, slot] = choice
+                        held[slot] = choice
 
     def read(self, group: int, slots: Longs) -> Stored:
         return _by_slot(self._planes[group], axis=2)[:, :, slots]

@@ -27,3 +27,5 @@ def compute(run: ReferenceRun, op: Route) -> None:
     if op.normalise:
         chosen = chosen / chosen.sum(axis=1, keepdims=True)
     run.expert_weights = chosen * np.float32(op.scale)
+    if op.expert_scales is not None:
+        run.expert_weights = run.expert_weights * op.expert_scales[run.experts]

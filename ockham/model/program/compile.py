@@ -26,12 +26,15 @@ from ockham.kernels.ops import (
     GatedDelta,
     Head,
     HiddenOutput,
+    LayerInputBranch,
+    LayerInputs,
     Norm,
     Operation,
     Program,
     Recurse,
     Rope,
     Route,
+    ScaleStream,
     ShortConvolution,
 )
 from ockham.model.program.description import DeltaSizes, ExpertSizes, ModelDescription
@@ -88,6 +91,8 @@ class _Compiler:
                 self._norm(self._prefix, self.record.embedding_norm),
             )
         )
+        if self.d.layer_inputs:
+            self._ops.append(self._layer_inputs())
         first_pass: dict[int, list[Operation]] = {}
         for layer in range(self.d.layers):
             number = self.d.pass_of(layer)
@@ -109,6 +114,7 @@ class _Compiler:
                 self._mixture(layer, self.d.experts)
             else:
                 self._feed_forward(layer)
+            self._layer_end(layer)
             first_pass[self.d.stored(layer)] = self._ops[start:]
             self._mark(f"layer.{layer}.after")
         self._mark("head")
@@ -118,6 +124,42 @@ class _Compiler:
             norm = self._norm(self._prefix, self.record.final_norm)
             self._ops.append(HiddenOutput(self.d.layers, norm))
         return Program(tuple(self._ops), self._breakpoints, self._parts, self._pooled())
+
+    def _layer_inputs(self) -> LayerInputs:
+        d, record = self.d, self.record.layer_inputs
+        assert record is not None, "so it was described"
+        values = d.layers * d.layer_inputs
+        norm = self._norm(self._prefix, record.norm, d.layer_inputs)
+        assert norm is not None
+        return LayerInputs(
+            self._matrix(self._prefix + record.table, d.layer_input_rows, values, "embedding"),
+            self._matrix(self._prefix + record.projection, values, d.hidden_size, "gate_up"),
+            norm,
+            table_scale=d.layer_inputs**0.5,
+            projection_scale=d.hidden_size**-0.5,
+            scale=0.5**0.5,
+        )
+
+    def _layer_end(self, layer: int) -> None:
+        """What stands behind a layer's feed-forward."""
+        d, prefix, own = self.d, self._layer(layer), self.record.layer_inputs
+        if d.layer_inputs and own is not None:
+            size, inputs = d.hidden_size, d.layer_inputs
+            self._adaptable(layer, "input_gate", prefix, (own.gate,), (inputs,), size)
+            self._adaptable(layer, "input_projection", prefix, (own.output,), (size,), inputs)
+            self._ops.append(
+                LayerInputBranch(
+                    layer,
+                    layer * inputs,
+                    self._matrix(prefix + own.gate, inputs, size, "gate_up"),
+                    self._matrix(prefix + own.output, size, inputs, "down"),
+                    d.activation,
+                    self._norm(prefix, own.post_norm),
+                )
+            )
+        if self.record.layer_scale is not None:
+            scale = self.weights.vector([(prefix + self.record.layer_scale, (1,))])
+            self._ops.append(ScaleStream(layer, scale))
 
     def _pooled(self) -> tuple[Dense, ...]:
         return tuple(map(self._dense, () if self.d.pooling is None else self.d.pooling.dense))
@@ -188,43 +230,54 @@ class _Compiler:
 
     def _attention(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
-        widths = (d.heads * d.head_dim, d.kv_heads * d.head_dim, d.kv_heads * d.head_dim)
+        (kv_heads, head_dim), names = d.heads_of(layer), record.qkv
+        kv = kv_heads * head_dim
+        widths: tuple[int, ...] = (d.heads * head_dim, kv, kv)
+        reads, same = d.read_by(layer), layer in d.values_are_keys
+        if reads != layer or same:
+            sides = 1 if reads != layer else 2
+            names, widths = names[:sides], widths[:sides]
         whole, after = record.qk_norm == "whole", record.qk_norm == "rotated"
         rope, pairs = self._rope(layer), None
         if record.neighbours and rope is not None:
-            pairs = (d.head_dim, rope.rotary_dim)
+            pairs = (head_dim, rope.rotary_dim)
         rotated = (pairs, pairs, None)
         if after and rope is not None and rope.dual_chunk is not None:
             raise ModelError(
                 f"dual chunk attention is not supported for {record.name}, whose queries and keys "
                 "are normed after their rotation."
             )
-        group, shape = d.group_of(layer), (d.heads, d.kv_heads, d.head_dim)
+        group, shape = d.group_of(layer), (d.heads, kv_heads, head_dim)
         self._ops.append(
             AttentionInput(
                 layer,
                 group,
                 *shape,
                 qkv=(
-                    self._gated(prefix, record.qkv, widths)
+                    self._gated(prefix, names, widths)
                     if record.output_gates
-                    else self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv", rotated)
+                    else self._packed(prefix, names, widths, d.hidden_size, "qkv", rotated)
                 ),
                 norm=(
                     self._norm(prefix, record.attention_norm)
                     if layer or record.first_attention_norm
                     else None
                 ),
-                bias=self._packed_bias(prefix, record.qkv, widths) if d.qkv_bias else None,
-                q_norm=self._head_norm(prefix, record.q_norm, widths[0]),
-                k_norm=self._head_norm(prefix, record.k_norm, widths[1]),
+                bias=self._packed_bias(prefix, names, widths) if d.qkv_bias else None,
+                q_norm=self._head_norm(prefix, record.q_norm, head_dim, widths[0]),
+                k_norm=(
+                    self._head_norm(prefix, record.k_norm, head_dim, kv) if reads == layer else None
+                ),
                 norm_whole=whole,
                 rope=rope,
                 query_weight=self._query_weight(prefix) if after else None,
+                v_norm=self._plain_norm(head_dim) if record.v_norm and reads == layer else None,
+                values_are_keys=same and reads == layer,
+                reads=reads if reads != layer else None,
             )
         )
         if not record.output_gates:  # whose rows of queries and gates do not stand together
-            self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size, rotated)
+            self._adaptable(layer, "qkv", prefix, names, widths, d.hidden_size, rotated)
         self._mark(f"layer.{layer}.pattern")
         self._ops.append(
             Attend(
@@ -240,6 +293,7 @@ class _Compiler:
                     if record.sinks is not None
                     else None
                 ),
+                reads=reads if reads != layer else None,
             )
         )
         output = prefix + record.attention_output
@@ -428,11 +482,20 @@ class _Compiler:
                 router=self._matrix(router, sizes.count, d.hidden_size, "router"),
                 top_k=sizes.per_token,
                 normalise=sizes.normalise,
-                norm=self._norm(prefix, record.mlp_norm),
+                norm=(
+                    self._norm(prefix, record.mlp_norm)
+                    if experts.router_scale is None
+                    else self._router_norm(prefix + experts.router_scale)
+                ),
                 correction=self._correction(block, sizes.count) if sizes.corrected else None,
                 bias=self._bias(router, sizes.count) if sizes.bias else None,
                 sigmoid=sizes.sigmoid,
                 scale=sizes.scale,
+                expert_scales=(
+                    None
+                    if experts.expert_scales is None
+                    else self.weights.vector([(prefix + experts.expert_scales, (sizes.count,))])
+                ),
             )
         )
         self._mark(f"layer.{layer}.experts")
@@ -471,8 +534,19 @@ class _Compiler:
                 shortcut=self._shortcut(router),
                 gate_up_bias=gate_up_bias,
                 down_bias=down_bias,
+                norm=self._norm(prefix, experts.norm),
+                routed_norm=self._norm(prefix, experts.routed_norm),
+                shared_norm=self._norm(prefix, experts.shared_norm) if sizes.shared else None,
+                shared_post_norm=(
+                    self._norm(prefix, experts.shared_post_norm) if sizes.shared else None
+                ),
             )
         )
+
+    def _router_norm(self, scale: str) -> Norm:
+        size = self.d.hidden_size
+        weight: Floats = self.weights.vector([(scale, (size,))]) * np.float32(size**-0.5)
+        return Norm(weight, self.d.norm_eps)
 
     def _correction(self, block: str, count: int) -> Floats:
         """What is added where experts are chosen: stored as a vector, or as a matrix of one row."""
@@ -636,13 +710,17 @@ class _Compiler:
             self.weights.vector([(f"{prefix}{name}.{bias}", shape)]) if self.d.norm_bias else None,
         )
 
-    def _head_norm(self, prefix: str, name: str, whole_width: int) -> Norm | None:
+    def _plain_norm(self, width: int) -> Norm:
+        """One without weights."""
+        return Norm(np.ones(width, np.float32), self.d.norm_eps)
+
+    def _head_norm(self, prefix: str, name: str, head_dim: int, whole_width: int) -> Norm | None:
         if self.record.qk_norm is None:
             return None
         if self.record.qk_norm == "rotated":
-            return Norm(np.ones(self.d.head_dim, np.float32), self.d.norm_eps)
+            return self._plain_norm(head_dim)
         whole = self.record.qk_norm == "whole"
-        return self._norm(prefix, name, whole_width if whole else self.d.head_dim)
+        return self._norm(prefix, name, whole_width if whole else head_dim)
 
     def _query_weight(self, prefix: str) -> Floats:
         """The weights of norms that stand behind the rotation. Those of keys are multiplied with

@@ -42,6 +42,10 @@ ACTIVATIONS = {
 SHORTCUTS = "residual_shortcuts"
 """The key of config.json that says that a model has shortcuts."""
 
+PER_LAYER = "per_layer_config"
+"""The key of config.json for what single layers have in the place of the model's own values, as
+transformers 5.23 writes it."""
+
 _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported for this architecture",
     "is_decoder": "encoders are supported as encoders only",
@@ -193,9 +197,47 @@ class ModelDescription:
     convolution_length: int = 0
     convolution_bias: bool = False
     deltas: DeltaSizes | None = None
+    layer_heads: tuple[tuple[int, int], ...] | None = None
+    """The key-value heads of each layer and their size, where they are not all `kv_heads` and
+    `head_dim`."""
+    values_are_keys: tuple[int, ...] = ()
+    """Layers whose values are their keys before norm and rotation."""
+    reads: tuple[int, ...] | None = None
+    """The layer whose keys and values each layer reads, where it is not always its own."""
+    layer_inputs: int = 0
+    """How many values each layer is given of a token beside the residual stream."""
+    layer_input_rows: int = 0
+    """Rows of their table."""
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
+
+    def heads_of(self, layer: int) -> tuple[int, int]:
+        """A layer's key-value heads, and the size of a head."""
+        if self.layer_heads is None:
+            return self.kv_heads, self.head_dim
+        return self.layer_heads[layer]
+
+    def read_by(self, layer: int) -> int:
+        """The layer whose keys and values a layer reads."""
+        return layer if self.reads is None else self.reads[layer]
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What checkpoints may hold of keys and values of layers that read those of others: names
+        as the compiler makes them, behind the model's prefix."""
+        record = self.architecture
+        return tuple(
+            f"{record.layers}{layer}.{name}."
+            for layer in range(self.layers)
+            if self.read_by(layer) != layer
+            for name in (*record.qkv[1:], record.k_norm)
+        )
+
+    @property
+    def read_by_others(self) -> frozenset[int]:
+        """The layers whose keys and values other layers read too."""
+        return frozenset(own for layer, own in enumerate(self.reads or ()) if own != layer)
 
     def pass_of(self, layer: int) -> int:
         """Which pass a layer is of, counted from 0; 0 too where layers run once."""
@@ -226,10 +268,15 @@ class ModelDescription:
         in which each first comes; all together where rows see what follows them, since no cell is
         let go before the step has ended."""
         windows = self.windows if self.causal else (None,) * self.layers
-        keeping = [i for i in range(self.layers) if i not in self.without_attention]
+        keeping = [
+            i
+            for i in range(self.layers)
+            if i not in self.without_attention and self.read_by(i) == i
+        ]
         rows = {layer: self._rows(layer) for layer in keeping}
         kept: dict[int, object] = {
-            layer: rows[layer] or (windows[layer], layer in self.apart, self.pass_of(layer))
+            layer: rows[layer]
+            or (windows[layer], layer in self.apart, self.pass_of(layer), self.heads_of(layer))
             for layer in keeping
         }
         found: list[LayerGroup] = []
@@ -242,8 +289,7 @@ class ModelDescription:
             ] or [
                 LayerGroup(
                     layers,
-                    self.kv_heads,
-                    self.head_dim,
+                    *self.heads_of(layers[0]),
                     windows[layers[0]],
                     number - 1 if number else None,
                 )
@@ -288,8 +334,9 @@ class ModelDescription:
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
-        """The number of the group that a layer belongs to, the first if there are several."""
-        return next(i for i, group in enumerate(self.groups) if layer in group.layers)
+        """The number of the group whose state a layer reads, the first if there are several."""
+        own = self.read_by(layer)
+        return next(i for i, group in enumerate(self.groups) if own in group.layers)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -365,7 +412,11 @@ _OUTER_KEYS = ("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dty
 def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     config = values.config
     for key, why in _REFUSED.items():
-        if config.get(key) and key != architecture.bidirectional_switch:
+        given = config.get(key)
+        harmless = key == architecture.bidirectional_switch or (
+            given is not None and given == architecture.of_images.get(key)
+        )
+        if given and not harmless:
             raise ModelError(f"{values.spelling.file} sets {key}: {why}.")
     layers, passes = _layers(architecture, values)
     heads = values.size("num_attention_heads")
@@ -388,9 +439,12 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         window = window // 2 + 1  # config.json counts both sides
     values.size("max_position_embeddings")
     rotated = architecture.rotates is not no_layer
+    sizes = _head_sizes(architecture, values, sliding, (kv_heads, head_dim), heads)
+    reads = _reads(architecture, values, sliding)
+    kinds = [(slides, size[1]) for slides, size in zip(sliding, sizes, strict=True)]
     ropes = {
-        kind: read_rope(config, architecture, head_dim, kind) if rotated else None
-        for kind in set(sliding)
+        kind: read_rope(config, architecture, kind[1], kind[0]) if rotated else None
+        for kind in set(kinds)
     }
     positions = [rope.longest for rope in ropes.values() if rope is not None]
     longest = max(positions, default=values.size("max_position_embeddings"))
@@ -399,6 +453,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             f"the rotary embedding of {values.spelling.file} reaches {shown(longest)} positions; "
             f"at most {MOST_SIZE} are supported."
         )
+    layer_inputs = _layer_inputs(architecture, values)
     learned, offset = _learned_positions(architecture, values)
     bos = values.token_ids("bos_token_id")
     return ModelDescription(
@@ -427,8 +482,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         tied_embeddings=values.flag("tie_word_embeddings"),
         windows=tuple(window if slides else None for slides in sliding),
         ropes=tuple(
-            ropes[slides] if architecture.rotates(config, layer) else None
-            for layer, slides in enumerate(sliding)
+            ropes[kind] if architecture.rotates(config, layer) else None
+            for layer, kind in enumerate(kinds)
         ),
         experts=_experts(architecture, values, layers),
         eos_token_ids=values.token_ids("eos_token_id"),
@@ -441,7 +496,18 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         types=values.size("type_vocab_size") if architecture.types is not None else 0,
         pooling=_pooling(architecture, values, hidden_size),
         shortcuts=values.flag(SHORTCUTS),
-        widths=widths,
+        widths=widths or _doubled(architecture, values, reads),
+        layer_heads=sizes if len({*sizes, (kv_heads, head_dim)}) > 1 else None,
+        values_are_keys=tuple(
+            layer
+            for layer, slides in enumerate(sliding)
+            if not slides
+            and architecture.values_are_keys is not None
+            and values.flag(architecture.values_are_keys)
+        ),
+        reads=reads,
+        layer_inputs=layer_inputs,
+        layer_input_rows=_layer_input_rows(architecture, values) if layer_inputs else 0,
         without_attention=without_attention(values, layers),
         passes=passes,
         convolutions=convolutions,
@@ -451,6 +517,110 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         and architecture.convolution is not None
         and values.flag(architecture.convolution.bias),
     )
+
+
+def _head_sizes(
+    architecture: Architecture,
+    values: Values,
+    sliding: Sequence[bool],
+    usual: tuple[int, int],
+    heads: int,
+) -> tuple[tuple[int, int], ...]:
+    """Each layer's key-value heads, and the size of its heads."""
+    if architecture.whole_head_dim is None:
+        return (usual,) * len(sliding)
+    if values.config.get(PER_LAYER) is not None:
+        return _stated_sizes(values, len(sliding), usual, heads)
+    kv_heads = usual[0]
+    fewer, switch = architecture.whole_kv_heads, architecture.values_are_keys
+    if fewer is not None and switch is not None and values.flag(switch):
+        kv_heads = values.size(fewer, kv_heads)
+    if heads % kv_heads:
+        raise ModelError(
+            f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
+            f"{values.spelling.of(str(fewer))} ({kv_heads})."
+        )
+    whole = kv_heads, values.size(architecture.whole_head_dim)
+    return tuple(usual if slides else whole for slides in sliding)
+
+
+def _stated_sizes(
+    values: Values, layers: int, usual: tuple[int, int], heads: int
+) -> tuple[tuple[int, int], ...]:
+    """The same where config.json says what is unlike the rest layer by layer."""
+    given = values.config[PER_LAYER]
+    known = ("num_key_value_heads", "head_dim")
+    places = {str(layer) for layer in range(layers)}
+    if not isinstance(given, dict) or not all(
+        str(layer) in places and isinstance(own, dict) and not own.keys() - set(known)
+        for layer, own in given.items()
+    ):
+        raise ModelError(
+            f"{values.spelling.of(PER_LAYER)} must give some of the {layers} layers numbers for "
+            f"{' and '.join(known)}, not {shown(given)}."
+        )
+    found = [usual] * layers
+    for layer, own in given.items():
+        sizes = [own.get(key, default) for key, default in zip(known, usual, strict=True)]
+        kv_heads, head_dim = (values.whole(PER_LAYER, size) for size in sizes)
+        if heads % kv_heads:
+            raise ModelError(
+                f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of the "
+                f"{kv_heads} key-value heads of layer {layer}."
+            )
+        found[int(layer)] = (kv_heads, head_dim)
+    return tuple(found)
+
+
+def _reads(
+    architecture: Architecture, values: Values, sliding: Sequence[bool]
+) -> tuple[int, ...] | None:
+    """The layer whose keys and values each layer reads; None where that is its own."""
+    key = architecture.sharing_layers
+    if key is None or not values.config.get(key):
+        return None
+    own = len(sliding) - values.size(key)
+    found = list(range(len(sliding)))
+    for layer in range(max(own, 0), len(sliding)):
+        before = [i for i in range(own) if sliding[i] == sliding[layer]]
+        if not before:
+            raise ModelError(
+                f"{values.spelling.of(key)} is {values.config[key]}: of {len(sliding)} layers none "
+                f"is left whose keys and values layer {layer} could read."
+            )
+        found[layer] = before[-1]
+    return tuple(found)
+
+
+def _doubled(
+    architecture: Architecture, values: Values, reads: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """The width of each feed-forward where those of layers that read others' keys are doubled."""
+    key = architecture.doubled_sharing
+    if reads is None or key is None or not values.flag(key):
+        return None
+    inner = _inner(architecture, values)
+    return tuple(inner if own == layer else 2 * inner for layer, own in enumerate(reads))
+
+
+def _layer_inputs(architecture: Architecture, values: Values) -> int:
+    """How many values each layer is given of a token beside the residual stream."""
+    record = architecture.layer_inputs
+    if record is None or not values.config.get(record.width):
+        return 0
+    return values.size(record.width)
+
+
+def _layer_input_rows(architecture: Architecture, values: Values) -> int:
+    assert architecture.layer_inputs is not None
+    key = architecture.layer_inputs.rows
+    rows, vocabulary = values.size(key), values.size("vocab_size")
+    if rows < vocabulary:
+        raise ModelError(
+            f"{values.spelling.of(key)} is {rows}, fewer than the {vocabulary} tokens of "
+            f"{values.spelling.of('vocab_size')}."
+        )
+    return rows
 
 
 def _inner(architecture: Architecture, values: Values) -> int:
@@ -620,6 +790,8 @@ def _root(value: float, take_root: bool) -> float:
 def _attention_scale(architecture: Architecture, values: Values, head_dim: int) -> float:
     if architecture.attention_scale is None:
         return 1.0 / math.sqrt(head_dim)
+    if isinstance(architecture.attention_scale, float):
+        return architecture.attention_scale
     scale = values.number(architecture.attention_scale, head_dim)
     return 1.0 / math.sqrt(scale) if architecture.attention_scale_root else scale
 
@@ -694,6 +866,8 @@ def _check_layer_types(architecture: Architecture, values: Values, layers: int) 
 def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertSizes | None:
     record, config = architecture.experts, values.config
     if record is None or (record.optional and not any(map(config.get, record.count))):
+        return None
+    if record.switch is not None and not values.flag(record.switch):
         return None
     key = next((key for key in record.count if config.get(key)), record.count[0])
     count, per_token = values.size(key), values.size("num_experts_per_tok")

@@ -92,6 +92,11 @@ def rounded_inner(config: Config) -> int:
     return -(-int(factor * inner) // multiple) * multiple
 
 
+def five_of_six(config: Config, layer: int) -> bool:
+    """Gemma 4: every sixth layer sees everything, and the last one."""
+    return (layer + 1) % 6 != 0 and layer + 1 < int(config["num_hidden_layers"])
+
+
 def rotated_always(config: Config, layer: int) -> bool:
     return True
 
@@ -132,6 +137,13 @@ class ExpertRecord:
     Where `sigmoid`, a row's weights are not the softmax of its scores but the sigmoid of each.
     `scale` is the key of what the weights of the chosen are multiplied with.
 
+    `switch` is the key that says whether there are experts at all. What a row's router reads is
+    normed without weights, and multiplied with the vector `router_scale` and hidden_size^-0.5,
+    where that is named; `expert_scales` names what the weights of a row's experts are multiplied
+    with. The experts then read the stream normed by `norm`, and their sum is normed by
+    `routed_norm`; the shared expert has the norms `shared_norm` and `shared_post_norm`. These stand
+    in the layer.
+
     A shared expert is as wide as `shared_intermediate` says, times `shared_count` where there is
     one; its names are those from the layer on where they begin with a dot. Where `optional`, a
     model of no experts is dense.
@@ -160,6 +172,13 @@ class ExpertRecord:
     bias: str | bool = False
     transposed: bool = False
     interleaved: bool = False
+    switch: str | None = None
+    router_scale: str | None = None
+    expert_scales: str | None = None
+    norm: str | None = None
+    routed_norm: str | None = None
+    shared_norm: str | None = None
+    shared_post_norm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +224,22 @@ class DeltaRecord:
     length: str = "linear_conv_kernel_dim"
     tiled: str = "linear_value_heads_take_turns"
     negative: str = "linear_decays_are_negative"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInputRecord:
+    """What each layer is given of a token beside the residual stream: `width` and `rows` are keys
+    of config.json (there are none where `width` is 0), `table`, `projection` and `norm` stand
+    beside the table of embeddings, the others in each layer."""
+
+    width: str = "hidden_size_per_layer_input"
+    rows: str = "vocab_size_per_layer_input"
+    table: str = "embed_tokens_per_layer"
+    projection: str = "per_layer_model_projection"
+    norm: str = "per_layer_projection_norm"
+    gate: str = "per_layer_input_gate"
+    output: str = "per_layer_projection"
+    post_norm: str = "post_per_layer_input_norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +304,23 @@ class Architecture:
     head after their rotation."""
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
+    v_norm: bool = False
+    """Whether values are normed head by head, without weights."""
+    whole_head_dim: str | None = None
+    """The key of config.json for the size of heads in layers that see everything."""
+    whole_kv_heads: str | None = None
+    """The same for their key-value heads, where `values_are_keys` is set."""
+    values_are_keys: str | None = None
+    """The key of config.json that says whether in such layers values are the keys, as these were
+    before their norm and rotation."""
+    sharing_layers: str | None = None
+    """The key of config.json for how many of the last layers read the keys and values of the last
+    layer before them that sees as much."""
+    doubled_sharing: str | None = None
+    """The key that says whether the feed-forwards of those layers are twice as wide."""
+    layer_scale: str | None = None
+    """The number of each layer by which the residual stream is multiplied at its end."""
+    layer_inputs: LayerInputRecord | None = None
     qkv_bias: str | bool = False
     output_bias: str | bool = False
     mlp_bias: str | bool = False
@@ -289,7 +341,8 @@ class Architecture:
     embedding_norm: str | None = None
     embedding_scale: str | None = None
     embedding_scale_root: bool = False
-    attention_scale: str | None = None
+    attention_scale: str | float | None = None
+    """A key of config.json, or the scale itself."""
     attention_scale_root: bool = False
     residual_scale: str | None = None
     residual_scale_by_depth: bool = False
@@ -340,6 +393,8 @@ class Architecture:
     causal: bool = True
     bidirectional_switch: str | None = None
     """The key of config.json that lets rows see what follows them."""
+    of_images: Mapping[str, str] = field(default_factory=dict)
+    """Values of keys of config.json that change nothing where there is only text."""
     pooling: How | None = None
     """How hidden states are pooled where no file says it; `config[pooling_key]` where that is
     set."""

@@ -163,6 +163,14 @@ def _yarn_scale(parameters: Mapping[str, Any], factor: float) -> float:
     return mscale(1.0)
 
 
+def _proportional(rope: RopeVariant, length: int) -> tuple[Floats, float]:
+    """Gemma 4: the first pairs of a head are rotated as if all were, the others not at all."""
+    rotated = int(rope.parameters["partial_rotary_factor"] * rope.rotary_dim // 2)
+    frequencies = 1.0 / rope._powers(rope.theta) / np.float32(rope.parameters.get("factor") or 1.0)
+    frequencies[rotated:] = 0.0
+    return frequencies, 1.0
+
+
 def _longrope(rope: RopeVariant, length: int) -> tuple[Floats, float]:
     """LongRoPE (Ding et al. 2024): per-dimension factors, short or long by the served length."""
     which = "long_factor" if length > rope._original else "short_factor"
@@ -181,6 +189,7 @@ _VARIANTS: dict[str, Callable[[RopeVariant, int], tuple[Floats, float]]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 KINDS = tuple(_VARIANTS)
 _REQUIRED = {
@@ -188,10 +197,12 @@ _REQUIRED = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
+    "proportional": ("partial_rotary_factor",),
 }
 _NUMBERS = (
     *("rope_theta", "factor", "attention_factor", "original_max_position_embeddings"),
     *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    "partial_rotary_factor",
 )
 SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 _SECTIONS = ("mrope_section", "mrope_interleaved")
@@ -234,6 +245,9 @@ def read_rope(
     theta = parameters.pop("rope_theta", None) or theta
     stretch = parameters.pop(architecture.stretched_base or "", None)
     partial = parameters.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")
+    if kind == "proportional":
+        parameters["partial_rotary_factor"] = 1.0 if partial is None else partial
+        partial = None
     rotary_dim = int(head_dim * _partial(architecture, partial))
     if stretch and kind == "dynamic":
         theta, kind = _stretched(theta, stretch, rotary_dim), "default"

@@ -22,6 +22,8 @@ from ockham.model.program.rope import (
 from ockham.model.program.values import MOST_SIZE
 
 DUAL_CHUNK = "dual_chunk"
+PROPORTIONAL = "proportional"
+"""A model's own kind, which no setting puts in the place of another."""
 
 
 def rescale(
@@ -77,10 +79,11 @@ def rescaled(variant: RopeVariant, setting: Mapping[str, Any]) -> RopeVariant:
     parameters = dict(setting)
     kind = str(parameters.pop("rope_type", parameters.pop("type", None)) or "")
     if kind != DUAL_CHUNK:
-        if kind not in KINDS:
+        known = [each for each in KINDS if each != PROPORTIONAL]
+        if kind not in known:
             raise ConfigError(
                 f"rope_scaling: the rotary embedding {shown(kind)} is not supported; supported are "
-                f"{', '.join((*KINDS, DUAL_CHUNK))}."
+                f"{', '.join((*known, DUAL_CHUNK))}."
             )
         if kind == "yarn" and parameters.get("factor") is None:
             raise ConfigError(
@@ -94,6 +97,8 @@ def rescaled(variant: RopeVariant, setting: Mapping[str, Any]) -> RopeVariant:
             raise ConfigError(
                 f"rope_scaling: {str(error).replace(' of config.json', '')}"
             ) from None
+        if variant.kind == PROPORTIONAL:
+            return _proportional(variant, kind, parameters.get("factor", 1.0))
         parameters |= {key: variant.parameters[key] for key in GROWTH if key in variant.parameters}
         theta = float(parameters.pop("rope_theta", variant.theta))
         found = replace(variant, kind=kind, theta=theta, parameters=parameters)
@@ -113,3 +118,17 @@ def rescaled(variant: RopeVariant, setting: Mapping[str, Any]) -> RopeVariant:
     except ValueError as error:
         raise ConfigError(f"rope_scaling: {error}.") from None
     return replace(variant, dual_chunk=chunks, stretch=float(factor))
+
+
+def _proportional(variant: RopeVariant, kind: str, factor: float) -> RopeVariant:
+    """The same for a variant that leaves pairs as they are: no other kind knows which. Raises
+    ConfigError for kinds that would rotate them."""
+    if kind not in ("default", "linear"):
+        raise ConfigError(
+            f"rope_scaling: {kind} rotates every pair of a head, where this model's rotary "
+            f"embedding leaves some as they are; supported are default, linear and {DUAL_CHUNK}."
+        )
+    own = dict(variant.parameters)
+    if kind == "linear":
+        own["factor"] = factor * (own.get("factor") or 1.0)
+    return replace(variant, parameters=own, stretch=factor)

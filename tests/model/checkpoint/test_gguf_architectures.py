@@ -4,6 +4,7 @@ directory gives."""
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import AttentionInput
 from ockham.model.checkpoint.gguf.config import GGUF_ARCHITECTURES, GGUF_MIXTURES, config_of
+from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.checkpoint.pairs import in_halves
 from ockham.model.loading import load_model
 from ockham.model.program.decoders import DECODERS
@@ -100,6 +102,33 @@ def squared(writer: Writer) -> None:
     writer.add_string(f"{writer.arch}.hidden_activation", "relu2")
 
 
+def gemma4(writer: Writer) -> None:
+    writer.add_key_length(32)
+    writer.add_key_length_swa(16)
+    writer.add_rope_dimension_count(32)
+    writer.add_rope_dimension_count_swa(16)
+    writer.add_rope_freq_base_swa(1e4)
+    writer.add_sliding_window_pattern([True, False, True, False])
+    writer.add_head_count_kv([2, 1, 2, 1])
+    writer.add_embedding_length_per_layer_input(0)
+    writer.add_shared_kv_layers(0)
+
+
+def gemma4_experts(writer: Writer) -> None:
+    gemma4(writer)
+    writer.add_expert_count(8)
+    writer.add_expert_used_count(3)
+
+
+def gemma4_e(writer: Writer) -> None:
+    gemma4(writer)
+    writer.add_sliding_window_pattern([True, False, True, False, True, True, False])
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length([48] * 4 + [96] * 3)
+    writer.add_embedding_length_per_layer_input(8)
+    writer.add_shared_kv_layers(3)
+
+
 def nothing(writer: Writer) -> None:
     pass
 
@@ -169,6 +198,9 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
         replace(CASES["bitnet"], values={**CASES["bitnet"].values, "tie_word_embeddings": True}),
         squared,
     ),
+    "gemma4": ("gemma4", CASES["gemma4"], gemma4),
+    "gemma4-experts": ("gemma4", CASES["gemma4-experts"], gemma4_experts),
+    "gemma4-e": ("gemma4", CASES["gemma4-e"], gemma4_e),
     "lfm2": ("lfm2", CASES["lfm2"], lfm2),
     "lfm2-moe": ("lfm2moe", CASES["lfm2-moe"], lfm2_moe),
 }
@@ -198,6 +230,9 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
         elif found := re.search(r"experts\.(\d+)\.w([123])\.", text):
             part = ("gate", "down", "up")[int(found[2]) - 1]
             yield text.replace(f"w{found[2]}.", f"{part}_proj."), value
+        elif found := re.search(r"router\.(scale|per_expert_scale)$", name):
+            kind = "ffn_gate_inp" if found[1] == "scale" else "ffn_down_exps"
+            yield f"{block}{kind}.scale", value
         elif name.endswith("conv.conv.weight"):
             yield text, value[:, 0]
         else:
@@ -234,6 +269,10 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     if "ernie" in name:
         config["moe_intermediate_size"] = None
     weights = dict(converted(load_file(tmp_path / "model.safetensors")))
+    if architecture == "gemma4":  # of 16 pairs a quarter is rotated
+        weights["rope_freqs.weight"] = np.array([1.0] * 4 + [1e30] * 12, np.float32)
+    if name == "gemma4-e":  # published files hold keys of layers that read others' too
+        weights["blk.5.attn_k.weight"] = np.ones((32, 32), np.float32)
     write_gguf(tmp_path / "model.gguf", architecture, config, weights, metadata=metadata)
     told: list[str] = []
     settings = {"max_num_seqs": 8, "block_size": 4, "max_model_len": 128}
@@ -278,6 +317,21 @@ def test_every_record_that_is_named_is_known() -> None:
 def test_layers_of_mamba_are_refused() -> None:
     with pytest.raises(ModelError, match=r"'granitehybrid' is not supported; .*granite"):
         config_of({"general.architecture": "granitehybrid"}, {}, {})
+
+
+def test_an_answer_of_gemma_4_ends_with_its_turn_or_where_a_tool_would_answer() -> None:
+    """Whose mark files have as a token of the user's, not as a control token."""
+    tokens, listed = ["<eos>", "<turn|>", "<|tool_response>", "<|turn>", "a"], STRINGS()
+    raw = b"".join(struct.pack("<Q", len(token)) + token.encode() for token in tokens)
+    listed.read(raw, 0, len(tokens))
+    metadata = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.tokens": listed,
+        "tokenizer.ggml.token_type": [3, 3, 4, 3, 1],
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    config = config_of(metadata, {"token_embd.weight": (len(tokens), 8)}, {})
+    assert sorted(config["eos_token_id"]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("pattern", ["LLLG", [0.5, "x"], -1])

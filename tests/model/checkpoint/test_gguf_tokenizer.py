@@ -49,7 +49,7 @@ def write(path: Path, kind: str, tokenizer: Tokenizer, **keys: Any) -> Path:
         gguf.TokenType.CONTROL
         if token in named
         else gguf.TokenType.BYTE
-        if kind == "llama" and token.startswith("<0x")
+        if kind != "gpt2" and token.startswith("<0x")
         else gguf.TokenType.NORMAL
         for token in tokens
     ]
@@ -57,9 +57,12 @@ def write(path: Path, kind: str, tokenizer: Tokenizer, **keys: Any) -> Path:
     writer.add_tokenizer_model(kind)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    if kind == "gpt2":
+    if kind != "llama":
         writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    else:
+    if kind == "gemma4":
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_unk_token_id(tokens.index("<unk>"))
+    if kind == "llama":
         # SentencePiece's scores: the later a piece was made by a merge, the lower.
         order = {"".join(pair): i for i, pair in reversed(list(enumerate(model["merges"])))}
         writer.add_token_scores([-float(order.get(token, -1)) for token in tokens])
@@ -103,11 +106,12 @@ def test_byte_level_bpe_is_the_same(tmp_path: Path, pre: str) -> None:
     check_same(OckhamTokenizer(path), OckhamTokenizer(save(tokenizer, tmp_path / "json")))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4"])
 def test_sentencepiece_bpe_is_the_same(tmp_path: Path, architecture: str) -> None:
     tokenizer = metaspace_byte_fallback()
     keys: dict[str, Any] = {"architecture": architecture, "add_space_prefix": True}
-    path = write(tmp_path / "model.gguf", "llama", tokenizer, **keys)
+    kind = "gemma4" if architecture == "gemma4" else "llama"
+    path = write(tmp_path / "model.gguf", kind, tokenizer, **keys)
     check_same(OckhamTokenizer(path), OckhamTokenizer(save(tokenizer, tmp_path / "json")))
 
 
@@ -154,7 +158,7 @@ def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="of the kind 'bert'; supported are gpt2 and llama"):
+    with pytest.raises(ModelError, match="of the kind 'bert'; supported are gpt2, llama, gemma4"):
         OckhamTokenizer(tmp_path / "b.gguf")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.model.checkpoint.gguf.gemma4 import read_gemma4
 from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription, describe
@@ -77,6 +78,24 @@ _GEMMA = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
+}
+_GEMMA4 = {
+    **_GEMMA,
+    "layer_scalar": "layer_output_scale",
+    "per_layer_input_gate": "inp_gate",
+    "per_layer_projection": "proj",
+    "post_per_layer_input_norm": "post_norm",
+}
+_GEMMA4_EXPERTS = {
+    **_GEMMA4,
+    "router.proj": "ffn_gate_inp",
+    "router.scale": "ffn_gate_inp.scale",
+    "router.per_expert_scale": "ffn_down_exps.scale",
+    "experts.gate_up_proj": "ffn_gate_up_exps",
+    "experts.down_proj": "ffn_down_exps",
+    "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+    "post_feedforward_layernorm_1": "post_ffw_norm_1",
+    "post_feedforward_layernorm_2": "post_ffw_norm_2",
 }
 _PHI3 = {**LAYER, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 _MIXTRAL = {
@@ -189,6 +208,9 @@ OUTSIDE = {
     "norm": "output_norm",
     "embedding_norm": "token_embd_norm",  # LFM2's last norm
     "lm_head": "output",
+    "embed_tokens_per_layer": "per_layer_token_embd",
+    "per_layer_model_projection": "per_layer_model_proj",
+    "per_layer_projection_norm": "per_layer_proj_norm",
 }
 """The same for the tensors outside of layers."""
 
@@ -205,7 +227,8 @@ class GgufArchitecture:
     none, by the number of layers: none where it is not listed. `shared` names the gate and up of
     the shared expert where its record has them fused. `tiled` says that the converter lets the
     value heads of delta rules take turns among key heads. `assumed` gives values of config.json
-    that early files do not say."""
+    that early files do not say. `read` gives those that the metadata (`given`), the tensors' shapes
+    and rope_freqs say in a way of their own, those of the rotary embedding among them."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
@@ -218,6 +241,10 @@ class GgufArchitecture:
     shared: tuple[str, ...] = ()
     tiled: bool = False
     assumed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+    read: (
+        Callable[[Callable[[str], Any], Mapping[str, tuple[int, ...]], list[float]], dict[str, Any]]
+        | None
+    ) = None
 
 
 def _minicpm(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +262,7 @@ GGUF_ARCHITECTURES = {
     "qwen3": GgufArchitecture("Qwen3ForCausalLM"),
     "gemma2": GgufArchitecture("Gemma2ForCausalLM", _GEMMA, scaled_by_width_at=46),
     "gemma3": GgufArchitecture("Gemma3ForCausalLM", _GEMMA, scaled_by_width_at=62),
+    "gemma4": GgufArchitecture("Gemma4ForCausalLM", _GEMMA4, read=read_gemma4),
     "phi3": GgufArchitecture("Phi3ForCausalLM", _PHI3),
     "mistral3": GgufArchitecture("Ministral3ForCausalLM", reordered=True),
     "qwen2vl": GgufArchitecture("Qwen2ForCausalLM"),
@@ -261,6 +289,9 @@ of Qwen's models of images are as those without; MiniCPM's multipliers are Grani
 
 GGUF_MIXTURES = {
     "llama": GgufArchitecture("MixtralForCausalLM", _MIXTRAL, reordered=True, normalised=True),
+    "gemma4": GgufArchitecture(
+        "Gemma4ForCausalLM", _GEMMA4_EXPERTS, normalised=True, read=read_gemma4
+    ),
     "qwen2moe": GgufArchitecture("Qwen2MoeForCausalLM", _EXPERTS),
     "qwen3moe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
     "qwen3vlmoe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
@@ -292,16 +323,19 @@ END_TOKENS = frozenset(
     (
         *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
         *("<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<end_of_utterance>"),
-        *("<|return|>", "<|call|>"),
+        *("<|return|>", "<|call|>", "<eos>", "<turn|>"),
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     )
 )
 """Tokens that end a generation wherever they are control tokens, as in llama.cpp's vocabulary."""
 
+_CALLED = "<|tool_response>"
+"""What Gemma 4 writes behind its calls; its files have it as a token of the user's."""
+
 _HARMONY_ENDS = {"<|return|>", "<|call|>"}
 """Where both are there, "<|end|>" ends one of several messages of an answer."""
 
-_CONTROL = 3
+_CONTROL, _USER = 3, 4
 
 
 def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchitecture]:
@@ -350,6 +384,8 @@ def _config_of(
     attending = given(_KV_HEADS)
     if ARCHITECTURES[architecture.record].convolution is not None and isinstance(attending, list):
         config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, architecture.record)
+    if architecture.read is not None:
+        config |= architecture.read(given, shapes, factors.get("rope_freqs", []))
     config |= {
         ours: _one_value(f"{name}.{theirs}", given(theirs))
         for theirs, ours in KEYS.items()
@@ -389,9 +425,9 @@ def _config_of(
             wide = config.get("num_hidden_layers") == architecture.scaled_by_width_at
             config["query_pre_attn_scalar"] = width if wide else head_dim
         rotated = given("rope.dimension_count")
-        if rotated is not None and rotated != head_dim:
+        if rotated is not None and rotated != head_dim and architecture.read is None:
             config["partial_rotary_factor"] = rotated / head_dim
-    scaling = _rope_scaling(given, factors)
+    scaling = None if architecture.read is not None else _rope_scaling(given, factors)
     if scaling is not None:
         if scaling["rope_type"] == "yarn" and not architecture.whole_dimensions:
             scaling["truncate"] = False
@@ -623,6 +659,8 @@ def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
     if isinstance(tokens, STRINGS) and isinstance(kinds, list):  # else the tokenizer is refused
         control = [i for i, kind in enumerate(kinds[: len(tokens)]) if kind == _CONTROL]
         spelled = [i for i in control if tokens[i] in END_TOKENS]
+        marks = [i for i, kind in enumerate(kinds[: len(tokens)]) if kind in (_CONTROL, _USER)]
+        spelled += [i for i in marks if tokens[i] == _CALLED]
         if {tokens[i] for i in spelled} >= _HARMONY_ENDS:
             messages = {i for i in spelled if tokens[i] == "<|end|>"}
             named = [i for i in named if i not in messages]

@@ -58,13 +58,12 @@ _FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 class GgufSource:
     """A GGUF file, or the parts of one, seen as the checkpoint that it was made from."""
 
-    harmless: tuple[str, ...] = tuple(f"{name}.weight" for name in _FACTORS)
-
     quantised_as: str | None = None
 
     def __init__(self, path: Path) -> None:
         """`path` may be any part. Raises ModelError for files that are damaged, incomplete or of an
         architecture not supported."""
+        self.harmless: tuple[str, ...] = tuple(f"{name}.weight" for name in _FACTORS)
         self._parts = GgufParts(path)
         try:
             name, self._architecture = find_gguf_architecture(self._parts.metadata)
@@ -72,6 +71,9 @@ class GgufSource:
             self.config = config_of(self._parts.metadata, shapes, self._factors())
             self.generation_config = gguf_generation_config(self._parts.metadata)
             self.description = describe_gguf(self.config, name, self._architecture)
+            unread = [f"model.{each}weight" for each in self.description.unread]
+            places = [gguf_place(each, self._architecture) for each in unread]
+            self.harmless += tuple(each.name for each in places if each is not None)
         except ModelError as error:
             self._parts.close()
             raise ModelError(f"{self._parts.path} cannot be loaded: {error}") from None
@@ -199,7 +201,8 @@ class GgufSource:
         if tensor is None or found is None:
             return None
         queries = d.heads * (2 if d.architecture.output_gates else 1)
-        rows = [heads * d.head_dim for heads in (queries, d.kv_heads, d.kv_heads)]
+        kv_heads, head_dim = d.heads_of(int(found[1].split(".")[1]))
+        rows = [heads * head_dim for heads in (queries, kv_heads, kv_heads)]
         return tensor, sum(rows[: "qkv".index(found[2])]), sum(rows)
 
     def _checked(self, tensor: GgufTensor, shape: tuple[int, ...]) -> GgufTensor:
@@ -218,12 +221,16 @@ class GgufSource:
             )
         # llama.cpp multiplies a product by such a number, which some converters write of NVFP4.
         scale = f"{tensor.name.removesuffix('.weight')}.scale"
-        if scale in self._parts.tensors:
+        if scale in self._parts.tensors and not self._meant(scale):
             raise ModelError(
                 f"{tensor.file.path} has the tensor {scale!r}, a scale of a whole matrix beside "
                 "its blocks, which is not supported; take the file in another type."
             )
         return tensor
+
+    def _meant(self, scale: str) -> bool:
+        """Whether the architecture itself has a tensor of such a name."""
+        return scale.split(".", 2)[-1] in self._architecture.layer.values()
 
     def _blocks(
         self, part: Part, tensor: GgufTensor, start: int

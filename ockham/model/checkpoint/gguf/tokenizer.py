@@ -1,8 +1,9 @@
 """The tokenizer that a GGUF file carries, for the `tokenizers` library.
 
-Two kinds: "gpt2", byte-level BPE with its merges and the name of the expression that splits words,
-and "llama", SentencePiece's BPE, whose merges follow from the pieces' scores. Where llama.cpp and
-the checkpoint's own tokenizer.json differ, the latter is followed.
+Three kinds: "gpt2", byte-level BPE with its merges and the name of the expression that splits
+words; "llama", SentencePiece's BPE, whose merges follow from the pieces' scores; and "gemma4", the
+same with its merges. Where llama.cpp and the checkpoint's own tokenizer.json differ, the latter is
+followed.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def read_tokenizer(
         parts.close()
         metadata = parts.metadata
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
-    if kind not in ("gpt2", "llama") or not tokens:
+    if kind not in _KINDS or not tokens:
         raise ModelError(
-            f"the tokenizer of {path} is of the kind {shown(kind)}; supported are gpt2 and llama. "
-            "Name another with --tokenizer, or take --skip-tokenizer-init and give token ids."
+            f"the tokenizer of {path} is of the kind {shown(kind)}; supported are "
+            f"{', '.join(_KINDS)}. Name another with --tokenizer, or take "
+            "--skip-tokenizer-init and give token ids."
         )
     _check(path, metadata)
     try:
@@ -94,6 +96,7 @@ def read_tokenizer(
     return backend, config, notes
 
 
+_KINDS = ("gpt2", "llama", "gemma4")
 _STRINGS = ("tokens", "merges")
 _NUMBERS = ("scores", "token_type")
 
@@ -151,6 +154,11 @@ def _whole_model(path: Path, tokens: Strings, merges: Strings, whole: bool) -> B
     """The library's model with the whole vocabulary and all merges."""
     from tokenizers.models import BPE
 
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return BPE(vocab=vocab, merges=_pairs(path, merges), ignore_merges=whole)
+
+
+def _pairs(path: Path, merges: Strings) -> list[tuple[str, str]]:
     pairs = []
     for merge in merges:
         left, space, right = merge.partition(" ")
@@ -159,8 +167,7 @@ def _whole_model(path: Path, tokens: Strings, merges: Strings, whole: bool) -> B
                 f"tokenizer.ggml.merges of {path} holds {shown(merge)}, which is no pair of pieces."
             )
         pairs.append((left, right))
-    vocab = {token: i for i, token in enumerate(tokens)}
-    return BPE(vocab=vocab, merges=pairs, ignore_merges=whole)
+    return pairs
 
 
 def _sentencepiece(
@@ -171,13 +178,15 @@ def _sentencepiece(
     gemma = str(metadata.get("general.architecture")).startswith("gemma")
     if gemma:  # its runs of spaces are stored as such
         tokens = [_SPACE * len(t) if t and not t.strip(" ") else t for t in tokens]
+    merges = metadata.get("tokenizer.ggml.merges")
+    given = merges if merges and metadata["tokenizer.ggml.model"] == "gemma4" else None
     scores = metadata.get("tokenizer.ggml.scores")
     if gemma or not scores:  # Gemma's scores do not follow its merges; the order of its tokens does
         scores = [-float(i) for i in range(len(tokens))]
     kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if len(scores) != len(tokens) or len(kinds) != len(tokens):
         raise ModelError(f"the tokenizer of {path} has not one score and one kind for each token.")
-    if sum([len(token) ** 2 for token in tokens]) > MOST_CUTS:
+    if given is None and sum([len(token) ** 2 for token in tokens]) > MOST_CUTS:
         raise ModelError(
             f"the tokens of {path} are too long to find the merges that make them; the longest has "
             f"{max(map(len, tokens))} characters. Name another tokenizer with --tokenizer."
@@ -186,7 +195,7 @@ def _sentencepiece(
     backend = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},
-            merges=_merges(tokens, scores, kinds),
+            merges=_merges(tokens, scores, kinds) if given is None else _pairs(path, given),
             unk_token=None if unknown is None else tokens[unknown],
             fuse_unk=True,
             byte_fallback=BYTE in kinds,
