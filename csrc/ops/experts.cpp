@@ -80,7 +80,7 @@ Segments cut_segments(const Experts& op, const Pairs& pairs, Activations& own) {
         if (begin == end) continue;
         const int64_t inner = op.down[e].inputs;
         cut.all.push_back({static_cast<int64_t>(e), begin, end, inner, cut.gates, {}, {}});
-        cut.gates += (end - begin) * 2 * inner;
+        cut.gates += (end - begin) * op.gates(inner);
         cut.widest = std::max(cut.widest, inner);
         input_bytes += bytes(input_form(op.gate_up[e]), end - begin);
         gated_bytes += bytes(input_form(op.down[e]), end - begin);
@@ -181,9 +181,13 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
     for_rows(run.pool, pairs.count(), 2 * segments.widest, [&](int64_t i, int thread) {
         const Segment& segment = *segments.of_pair[i];
         float* gated = own.rows[thread].get<float>();
-        gate(run.kernels, op.activation,
-             gate_up + segment.first_gate + (i - segment.begin) * 2 * segment.inner, segment.inner,
-             gated);
+        const int64_t inner = segment.inner;
+        const float* from =
+            gate_up + segment.first_gate + (i - segment.begin) * op.gates(inner);
+        if (op.gated)
+            gate(run.kernels, op.activation, from, inner, gated);
+        else
+            run.kernels.activated[static_cast<int>(op.activation)](from, inner, gated);
         prepare_row(run.isa, segment.gated, i - segment.begin, gated);
     });
     float* out = own.expert_out.take<float>(pairs.count() * hidden);
@@ -217,11 +221,11 @@ void add_shared_expert(Run& run, const Experts& op, float* branch) {
     Activations& own = *run.activations;
     const int64_t rows = run.active.count, hidden = run.hidden, inner = op.shared_down.inputs();
     const auto h = plain_rows(own.h.get<float>(), hidden, rows);
-    float* gate_up = own.gate_up.take<float>(rows * 2 * inner);
+    float* gate_up = own.gate_up.take<float>(rows * op.gates(inner));
     product(run, op.shared_gate_up, h, gate_up);
     float* shared = own.expert_out.take<float>(rows * hidden);
     product(run, op.shared_down,
-            activated_rows(run, op.activation, true, Norm(), gate_up, inner, rows, inner), shared);
+            activated_rows(run, op.activation, op.gated, Norm(), gate_up, inner, rows, inner), shared);
     norm_rows(run, op.shared_post_norm, shared, rows);
     if (op.shared_gate) {
         float* weight = own.expert_x.take<float>(rows);
@@ -253,7 +257,8 @@ Experts::Experts(const Fields& fields)
       shared_post_norm(fields.norm("shared_post_norm")),
       post_norm(fields.norm("post_norm")),
       residual_scale(fields.number("residual_scale")),
-      shortcut(fields.optional_matrix("shortcut")) {}
+      shortcut(fields.optional_matrix("shortcut")),
+      gated(fields.flag("gated")) {}
 
 void Experts::check(Program& program) const {
     const auto* route = program.latest<Route>();
@@ -261,18 +266,18 @@ void Experts::check(Program& program) const {
     require(gate_up.size() == experts && down.size() == experts,
             at("the experts", layer) + " are not as many as its router knows.");
     const int64_t hidden = program.hidden;
-    int64_t gates = 0;
+    int64_t every = 0;
     for (size_t e = 0; e < experts; ++e) {
         const int64_t inner = down[e].inputs;
-        check_matrix(gate_up[e], 2 * inner, hidden, at("an expert", layer));
+        check_matrix(gate_up[e], gates(inner), hidden, at("an expert", layer));
         check_matrix(down[e], hidden, inner, at("an expert", layer));
-        gates += 2 * inner;
+        every += gates(inner);
     }
-    check_vector(gate_up_bias, gates, at("the biases of the experts' gates and ups", layer));
+    check_vector(gate_up_bias, every, at("the biases of the experts' gates and ups", layer));
     check_vector(down_bias, static_cast<int64_t>(experts) * hidden, at("the biases of the experts", layer));
     if (shared_gate_up) {
         const int64_t inner = shared_down.inputs();
-        check_matrix(shared_gate_up, 2 * inner, hidden, at("the shared expert", layer));
+        check_matrix(shared_gate_up, gates(inner), hidden, at("the shared expert", layer));
         check_matrix(shared_down, hidden, inner, at("the shared expert", layer));
         if (shared_gate) check_matrix(shared_gate, 1, hidden, at("the shared expert's gate", layer));
     }

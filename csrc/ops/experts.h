@@ -22,6 +22,10 @@ struct Experts final : Operation {
     Norm post_norm;
     float residual_scale = 1.0f;
     Stack shortcut;
+    bool gated = true;
+
+    // How many values of a row come before the activation that makes `inner` of them.
+    int64_t gates(int64_t inner) const { return gated ? 2 * inner : inner; }
 
     Experts() = default;
     explicit Experts(const Fields& fields);

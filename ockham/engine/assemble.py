@@ -381,7 +381,7 @@ class Assembly:
                 "which dual chunk attention, layers that run several times and recurrent layers "
                 "cannot go on from; leave it out."
             )
-        if self.model.description.deltas is not None:
+        if self.model.description.recurrent is not None:
             return  # what attention drops is nothing to the other layers
         try:
             self.techniques.keeping(

@@ -13,9 +13,13 @@ from ockham.core.errors import ConfigError
 from ockham.core.units import readable
 from ockham.engine.engine import Engine
 from tests.helpers.serving import ask, drain, make_engine, tokens_of
-from tests.helpers.tiny import tiny_lfm2, tiny_llama, tiny_qwen3_5
+from tests.helpers.tiny import tiny_granite_hybrid, tiny_lfm2, tiny_llama, tiny_qwen3_5
 
-MODELS: dict[str, Callable[[Path], Path]] = {"convolutions": tiny_lfm2, "delta rules": tiny_qwen3_5}
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "convolutions": tiny_lfm2,
+    "delta rules": tiny_qwen3_5,
+    "state spaces": tiny_granite_hybrid,
+}
 CHUNK = 32
 
 

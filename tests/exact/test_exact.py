@@ -34,6 +34,7 @@ from tests.helpers.tiny import (
     tiny_bitnet,
     tiny_ernie_moe,
     tiny_gemma4,
+    tiny_granite_hybrid,
     tiny_hunyuan,
     tiny_lfm2,
     tiny_llama,
@@ -297,6 +298,9 @@ HYBRID = {
     ),
     "long convolution": lambda directory: tiny_lfm2(
         directory, kinds=(*ATTENDING, "conv"), length=11, **SIZES
+    ),
+    "state space": lambda directory: tiny_granite_hybrid(
+        directory, kinds=("attention", "attention", "mamba", "mamba"), **SIZES
     ),
     "delta rule": lambda directory: tiny_qwen3_5(
         directory, kinds=(*ATTENDING, *("linear_attention",) * 2), **SIZES

@@ -14,10 +14,14 @@ from gguf import GGMLQuantizationType as Type
 from tests.helpers.gguf_blocks import set_scales
 
 _ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
-_PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "minicpm")
+_PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid", "minicpm")
 """Those whose queries and keys llama.cpp's converter reorders."""
 _SHIFTED = ("gemma", "gemma2", "gemma3")
 """Those to whose norms it adds 1."""
+_APART = {"conv", "mamba"}
+"""Kinds of layers that do not attend."""
+_BARE = (".ssm_a", ".ssm_d", ".scale")
+"""Ends of tensors that are no weight of a matrix."""
 _ROUTERS = (
     *(".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight"),
     *(".mlp.router.weight", ".router.layer.weight", ".router.proj.weight"),
@@ -52,7 +56,7 @@ def write_gguf(
     writer.add_head_count(heads)
     kinds = config.get("layer_types") or []
     writer.add_head_count_kv(
-        [0 if kind == "conv" else kv_heads for kind in kinds] if "conv" in kinds else kv_heads
+        [0 if kind in _APART else kv_heads for kind in kinds] if _APART & set(kinds) else kv_heads
     )
     writer.add_key_length(head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
@@ -84,7 +88,7 @@ def write_gguf(
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
-        ours += "" if name.endswith((".weight", ".bias", ".ssm_a", ".scale")) else ".weight"
+        ours += "" if name.endswith((".weight", ".bias", *_BARE)) else ".weight"
         writer.add_tensor(ours, raw, raw_dtype=kind)
         if architecture in _PERMUTED and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)

@@ -29,8 +29,9 @@ from ockham.kernels.ops import (
     Rope,
     Route,
     ShortConvolution,
+    StateSpace,
 )
-from ockham.kernels.ops.gated_delta import cell_floats, state_floats
+from ockham.kernels.ops.recurrent import RecurrentShape
 from ockham.kernels.reference.stored import mirror_of
 
 VOCABULARY = 101
@@ -80,6 +81,7 @@ class Shape:
     shared_gate: bool = False
     convolution: int = 0  # over how many tokens that of one more layer is; 0: there is none
     delta: tuple[int, int, int, int, int] | None = None
+    space: tuple[int, int, int, int, int] | None = None
     """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
     tiled: bool = False  # its value heads
     output_gates: bool = False
@@ -126,9 +128,10 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
     if shape.convolution:
         rows = StateSpec.rows(shape.hidden, shape.convolution)
         found.append(GroupLayout((shape.layers,), rows, *sizes))
-    if shape.delta is not None:
-        cells = StateSpec.rows(cell_floats(*shape.delta[:4]), 1)
-        ends = StateSpec.chunk_ends(state_floats(*shape.delta), shape.page_tokens)
+    if shape.delta is not None or shape.space is not None:
+        own = RecurrentShape(*(shape.delta or shape.space or ()))
+        cells = StateSpec.rows(own.cell_floats, 1)
+        ends = StateSpec.chunk_ends(own.end_floats, shape.page_tokens)
         found += [GroupLayout((shape.layers,), each, *sizes) for each in (cells, ends)]
     return tuple(found)
 
@@ -210,6 +213,8 @@ class _Builder:
             operations += [self.convolution(s.layers), self.feed_forward(s.layers)]
         if s.delta is not None:
             operations += [self.delta(s.layers, *s.delta), self.feed_forward(s.layers)]
+        if s.space is not None:
+            operations += [self.space(s.layers, *s.space), self.feed_forward(s.layers)]
         operations.append(
             Head(
                 table if s.tied else self.matrix(VOCABULARY, s.hidden, 2.0),
@@ -281,8 +286,33 @@ class _Builder:
             Norm(self.vector(value_dim, mean=1.0), 1e-5),
             self.matrix(s.hidden, values),
             self.norm(s.hidden, s.pre_norms),
-            s.residual_scale,
-            s.tiled,
+            residual_scale=s.residual_scale,
+            tiled=s.tiled,
+        )
+
+    def space(self, layer: int, *sizes: int) -> Operation:
+        s, cells, shape = self.s, len(set(self.s.windows)), RecurrentShape(*sizes)
+        heads, wide = shape.value_heads, shape.channels + shape.values + shape.value_heads
+        return StateSpace(
+            layer,
+            cells,
+            cells + 1,
+            *sizes,
+            self.matrix(wide, s.hidden, 1.5),
+            self.vector(shape.length * shape.channels),
+            -np.abs(self.vector(heads, mean=1.0)),
+            self.vector(heads),
+            self.vector(heads, mean=1.0),
+            self.matrix(s.hidden, shape.values),
+            self.norm(s.hidden, s.pre_norms),
+            Norm(self.vector(shape.values, mean=1.0), 1e-5) if s.pre_norms else None,
+            shape.key_heads,
+            self.vector(shape.channels, s.biases),
+            self.vector(wide, s.biases),
+            self.vector(s.hidden, s.biases),
+            shortest_step=0.1,
+            longest_step=1.5,
+            residual_scale=s.residual_scale,
         )
 
     def convolution(self, layer: int) -> Operation:
@@ -321,6 +351,7 @@ class _Builder:
 
     def mixture(self, layer: int) -> list[Operation]:
         s = self.s
+        width = 2 if s.gated else 1
         route = Route(
             layer,
             self.matrix(s.experts, s.hidden, 2.0),
@@ -335,16 +366,17 @@ class _Builder:
         experts = Experts(
             layer,
             s.top_k,
-            [self.matrix(2 * s.inner, s.hidden) for _ in range(s.experts)],
+            [self.matrix(width * s.inner, s.hidden) for _ in range(s.experts)],
             [self.matrix(s.hidden, s.inner) for _ in range(s.experts)],
             s.activation,
-            self.matrix(2 * 24, s.hidden) if s.shared else None,
+            self.matrix(width * 24, s.hidden) if s.shared else None,
             self.matrix(s.hidden, 24) if s.shared else None,
             self.matrix(1, s.hidden) if s.shared_gate else None,
             self.norm(s.hidden, s.post_norms),
             s.residual_scale,
-            gate_up_bias=self.vector(2 * s.inner * s.experts, s.biases),
+            gate_up_bias=self.vector(width * s.inner * s.experts, s.biases),
             down_bias=self.vector(s.hidden * s.experts, s.biases),
+            gated=s.gated,
         )
         return [route, experts]
 
@@ -385,6 +417,9 @@ SHAPES: dict[str, Shape] = {
     "growing queries": Shape(growth=0.3, rotary_dim=8, rope_scale=1.2),
     "weighted queries": Shape(query_weight=True, qk_norm="head", state="bfloat16"),
     "biased experts": Shape(experts=5, biases=True, activation="clamped_swiglu"),
+    "experts that are not gated": Shape(
+        experts=5, gated=False, shared=True, activation="relu", biases=True, sigmoid=True
+    ),
     "clamped": Shape(activation="clamped_swiglu", inner=37, weight_scale=6.0),
     "sinks": Shape(sinks=True, heads=6, windows=(20, None), head_dim=64),
     "sinks in bf16": Shape(sinks=True, state="bfloat16", weights="bf16", softcap=3.0),
@@ -438,5 +473,12 @@ CHAINS: dict[str, Shape] = {
     ),
     "bf16": Shape(delta=(2, 6, 16, 16, 3), weights="bf16", state="bfloat16", page_tokens=8),
     "value heads that take turns": Shape(delta=(2, 6, 8, 8, 4), tiled=True),
+    "state space": Shape(space=(2, 4, 8, 12, 4)),
+    "state space with biases": Shape(
+        space=(1, 3, 20, 7, 2), biases=True, windows=(5, None), page_tokens=5, pages=256
+    ),
+    "state space without norms": Shape(
+        space=(1, 2, 16, 8, 4), pre_norms=False, weights="bf16", state="bfloat16"
+    ),
 }
 """Shapes of models whose drafts may not branch."""

@@ -512,3 +512,74 @@ def tiny_unequal(directory: Path, *, step: int = 32, **config: Any) -> Path:
             tensors[key] = np.ascontiguousarray(tensors[key][:, :width])
     save_file(tensors, directory / "model.safetensors")
     return directory
+
+
+def tiny_granite_hybrid(
+    directory: Path,
+    *,
+    kinds: tuple[str, ...] = ("mamba", "attention", "mamba"),
+    groups: int = 2,
+    heads: int = 4,
+    state_dim: int = 12,
+    head_dim: int = 16,
+    length: int = 4,
+    **config: Any,
+) -> Path:
+    """A model with state spaces in the place of some attention."""
+    tiny_llama(directory, **{**config, "num_hidden_layers": len(kinds)})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "model_type": "granitemoehybrid",
+        "layer_types": list(kinds),
+        "num_local_experts": 0,
+        "shared_intermediate_size": values["intermediate_size"],
+        "position_embedding_type": "nope",
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": values["head_dim"] ** -0.5,
+        "logits_scaling": 1.0,
+        "mamba_n_groups": groups,
+        "mamba_n_heads": heads,
+        "mamba_d_state": state_dim,
+        "mamba_d_head": head_dim,
+        "mamba_d_conv": length,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(17)
+    size, wide = values["hidden_size"], heads * head_dim
+    channels = 2 * groups * state_dim + wide
+
+    def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
+        spread = scale / np.sqrt(shape[-1])
+        return (rng.standard_normal(shape) * spread).astype(np.float32)
+
+    made = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
+    for layer, kind in enumerate(kinds):
+        prefix = f"model.layers.{layer}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        gate_up = [own.pop(f"mlp.{name}_proj.weight") for name in ("gate", "up")]
+        made[prefix + "shared_mlp.input_linear.weight"] = np.concatenate(gate_up)
+        made[prefix + "shared_mlp.output_linear.weight"] = own.pop("mlp.down_proj.weight")
+        made |= {
+            prefix + name: tensor
+            for name, tensor in own.items()
+            if kind == "attention" or not name.startswith("self_attn.")
+        }
+        if kind == "attention":
+            continue
+        prefix += "mamba."
+        made |= {
+            prefix + "in_proj.weight": drawn(wide + channels + heads, size, scale=2.0),
+            prefix + "conv1d.weight": drawn(channels, 1, length, scale=2.0),
+            prefix + "conv1d.bias": drawn(channels),
+            prefix + "A_log": rng.uniform(-3, 1, heads).astype(np.float32),
+            prefix + "dt_bias": rng.uniform(-1, 1, heads).astype(np.float32),
+            prefix + "D": rng.uniform(0.5, 1.5, heads).astype(np.float32),
+            prefix + "norm.weight": rng.uniform(0.5, 1.5, wide).astype(np.float32),
+            prefix + "out_proj.weight": drawn(size, wide),
+        }
+    save_file(made, directory / "model.safetensors")
+    return directory

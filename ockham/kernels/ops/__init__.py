@@ -31,6 +31,7 @@ from ockham.kernels.ops.recurse import Recurse
 from ockham.kernels.ops.route import Route
 from ockham.kernels.ops.scale_stream import ScaleStream
 from ockham.kernels.ops.short_convolution import ShortConvolution
+from ockham.kernels.ops.state_space import StateSpace
 
 __all__ = [
     "Attend",
@@ -54,6 +55,7 @@ __all__ = [
     "Route",
     "ScaleStream",
     "ShortConvolution",
+    "StateSpace",
     "StepSizes",
     "kernel_of",
     "role_of",

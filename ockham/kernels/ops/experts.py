@@ -20,15 +20,16 @@ class Experts(Operation):
     `activation` is one of those of `FeedForward`, and biases are added as there. The sum runs in
     the order of the experts' indices. A shared expert adds sigmoid(shared_gate(h)) *
     down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k` is the router's: how many
-    experts a row is sent to. Experts may be of unequal widths I. With a `shortcut`,
-    x = shortcut(x) comes before the sum. The experts read the router's h, or norm(x) where there is
-    a `norm`; `routed_norm` acts on the sum of the chosen before the shared expert is added. The
-    shared expert reads what the others do, or `shared_norm`(x), and what it gives is normed by
-    `shared_post_norm`."""
+    experts a row is sent to. Experts may be of unequal widths I. Where they are not `gated`, nor
+    is the shared one, a `gate_up` has I rows, and act(gate_up(h)) takes the place of act(gate) *
+    up. With a `shortcut`, x = shortcut(x) comes before the sum. The experts read the router's h, or
+    norm(x) where there is a `norm`; `routed_norm` acts on the sum of the chosen before the shared
+    expert is added. The shared expert reads what the others do, or `shared_norm`(x), and what it
+    gives is normed by `shared_post_norm`."""
 
     layer: int
     top_k: int
-    gate_up: list[Linear]  # per expert (2 * I, D)
+    gate_up: list[Linear]  # per expert (2 * I, D), or (I, D)
     down: list[Linear]  # per expert (D, I)
     activation: str = "silu"
     shared_gate_up: Linear | None = None
@@ -43,6 +44,7 @@ class Experts(Operation):
     routed_norm: Norm | None = None
     shared_norm: Norm | None = None
     shared_post_norm: Norm | None = None
+    gated: bool = True
 
     @property
     def sublayer(self) -> Sublayer:

@@ -36,10 +36,12 @@ from ockham.kernels.ops import (
     Route,
     ScaleStream,
     ShortConvolution,
+    StateSpace,
 )
-from ockham.model.program.description import DeltaSizes, ExpertSizes, ModelDescription
+from ockham.model.program.description import ExpertSizes, ModelDescription
 from ockham.model.program.pooling import DenseLayer
 from ockham.model.program.record import ExpertRecord
+from ockham.model.program.recurrent import DeltaSizes, StateSpaceSizes
 from ockham.model.program.weights import Part, Weights
 
 
@@ -106,13 +108,13 @@ class _Compiler:
                 continue
             if layer in self.d.convolutions:
                 self._convolution(layer)
-            elif self.d.deltas is not None and layer in self.d.deltas.layers:
-                self._delta(layer, self.d.deltas)
+            elif self.d.recurrent is not None and layer in self.d.recurrent.layers:
+                self._recurrent(layer, self.d.recurrent)
             elif layer not in self.d.without_attention:
                 self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
                 self._mixture(layer, self.d.experts)
-            else:
+            elif layer not in self.d.without_feed_forward:
                 self._feed_forward(layer)
             self._layer_end(layer)
             first_pass[self.d.stored(layer)] = self._ops[start:]
@@ -342,11 +344,71 @@ class _Compiler:
         ]
         return self.weights.linear(parts, "qkv")
 
+    def _recurrent(self, layer: int, sizes: DeltaSizes | StateSpaceSizes) -> None:
+        if isinstance(sizes, DeltaSizes):
+            self._delta(layer, sizes)
+        else:
+            self._state_space(layer, sizes)
+
+    def _state_space(self, layer: int, sizes: StateSpaceSizes) -> None:
+        d, record, prefix = self.d, self.record.state_space, self._layer(layer)
+        assert record is not None
+        shape, heads = sizes.shape, sizes.value_heads
+        values, keys, size = shape.values, shape.keys, d.hidden_size
+        # Of what is stored in this order, first the queries, keys and values.
+        stored = (values, values, keys, keys, heads)
+        ends = np.cumsum(stored).tolist()
+        order = [(ends[i] - stored[i], ends[i]) for i in (3, 2, 1, 0, 4)]
+        rows = sum(stored)
+        name, convolution = f"{prefix}{record.inputs}", f"{prefix}{record.weight}"
+        parts = [Part(f"{name}.weight", (rows, size), *each) for each in order]
+        mixed = np.concatenate([np.arange(*each) - values for each in order[:3]])
+        weight = self.weights.vector([(f"{convolution}.weight", (shape.channels, 1, sizes.length))])
+        weight = weight.reshape(shape.channels, -1)[mixed]
+        inputs_bias = bias = None
+        if sizes.biases:
+            every = np.concatenate([np.arange(*each) for each in order])
+            inputs_bias = self._bias(name, rows).reshape(rows, -1)[every].reshape(-1)
+        if sizes.convolution_bias:
+            bias = self._bias(convolution, shape.channels)
+            bias = bias.reshape(shape.channels, -1)[mixed].reshape(-1)
+        self._adaptable(layer, "out", prefix, (record.output,), (size,), values)
+        decay = self.weights.vector([(prefix + record.decay, (heads,))])
+        cells = d.group_of(layer)
+        self._ops.append(
+            StateSpace(
+                layer,
+                cells,
+                cells + 1,
+                sizes.key_heads,
+                heads,
+                sizes.key_dim,
+                sizes.value_dim,
+                sizes.length,
+                inputs=self.weights.linear(parts, "qkv"),
+                weight=np.ascontiguousarray(weight.T).reshape(-1),
+                decay=decay if sizes.negative else -np.exp(decay),
+                step_bias=self.weights.vector([(prefix + record.step_bias, (heads,))]),
+                skip=self.weights.vector([(prefix + record.skip, (heads,))]),
+                out=self._matrix(prefix + record.output, size, values, "attention_output"),
+                norm=self._norm(prefix, self.record.attention_norm),
+                group_norm=Norm(
+                    self.weights.vector([(f"{prefix}{record.norm}.weight", (values,))]), d.norm_eps
+                ),
+                norm_groups=sizes.key_heads,
+                bias=bias,
+                inputs_bias=inputs_bias,
+                out_bias=self._bias(prefix + record.output, size) if sizes.biases else None,
+                shortest_step=sizes.shortest_step,
+                longest_step=sizes.longest_step,
+                residual_scale=d.residual_scale,
+            )
+        )
+
     def _delta(self, layer: int, sizes: DeltaSizes) -> None:
         d, record, prefix = self.d, self.record.delta, self._layer(layer)
         assert record is not None
-        keys, values = sizes.key_heads * sizes.key_dim, sizes.value_heads * sizes.value_dim
-        channels, heads = 2 * keys + values, sizes.value_heads
+        values, channels, heads = sizes.shape.values, sizes.shape.channels, sizes.value_heads
         widths = (channels, values, heads, heads)
         weight = self.weights.vector(
             [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
@@ -540,6 +602,7 @@ class _Compiler:
                 shared_post_norm=(
                     self._norm(prefix, experts.shared_post_norm) if sizes.shared else None
                 ),
+                gated=experts.gate is not None,
             )
         )
 
@@ -561,7 +624,8 @@ class _Compiler:
         if not width:
             return None
         names = tuple(_beside(prefix, block, name) for name in experts.shared_gate_up)
-        return self._packed("", names, (width, width), self.d.hidden_size, "gate_up")
+        widths = (width,) * (1 if experts.gate is None else 2)
+        return self._packed("", names, widths, self.d.hidden_size, "gate_up")
 
     def _expert_matrices(
         self, block: str, widths: tuple[int, ...]
@@ -572,11 +636,12 @@ class _Compiler:
         assert names is not None
         if not names.transposed and self.weights.has(block + names.stacked[0]):
             (gates, downs), inner = names.stacked, widths[0]
-            both = self._stack(block + gates, count, 2 * inner, hidden, "gate_up")
+            rows = inner * (1 if names.gate is None else 2)
+            both = self._stack(block + gates, count, rows, hidden, "gate_up")
             return both, self._stack(block + downs, count, hidden, inner, "down")
         experts = [(f"{block}experts.{n}.", inner) for n, inner in enumerate(widths)]
         gate_up = [
-            self._packed(expert, (names.gate, names.up), (inner, inner), hidden, "gate_up")
+            self._packed(expert, names.gate_up, (inner,) * len(names.gate_up), hidden, "gate_up")
             for expert, inner in experts
         ]
         down = [
@@ -592,7 +657,7 @@ class _Compiler:
         gates = [
             (f"{expert}{name}.bias", (inner,))
             for expert, inner in experts
-            for name in (names.gate, names.up)
+            for name in names.gate_up
         ]
         downs = [(f"{expert}{names.down}.bias", (hidden,)) for expert, _ in experts]
         return self.weights.vector(gates), self.weights.vector(downs)

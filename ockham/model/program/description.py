@@ -12,7 +12,6 @@ from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.layout import StateSpec
 from ockham.kernels.ops.dense import POOLED_ACTIVATIONS
-from ockham.kernels.ops.gated_delta import cell_floats, state_floats
 from ockham.model.files.untrusted import read_object
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
 from ockham.model.program.pooling import (
@@ -23,7 +22,14 @@ from ockham.model.program.pooling import (
     classifier_score,
 )
 from ockham.model.program.record import no_layer
+from ockham.model.program.recurrent import (
+    DeltaSizes,
+    StateSpaceSizes,
+    layers_of_kind,
+    read_recurrent,
+)
 from ockham.model.program.rope import RopeVariant, read_rope
+from ockham.model.program.single import ATTENTION, DENSE, EXPERTS, RECURRENT, kinds_of, of_kinds
 from ockham.model.program.unequal import expert_widths, without_attention
 from ockham.model.program.values import MOST_SIZE, Spelling, Values
 
@@ -51,6 +57,7 @@ _REFUSED = {
     "is_decoder": "encoders are supported as encoders only",
     "clip_qkv": "clipped queries, keys and values are not supported",
     "use_bias": "projections with biases are not supported for this architecture",
+    "moe_latent_size": "experts of a latent width are not supported",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
 
@@ -102,34 +109,6 @@ class ExpertSizes:
     scale: float = 1.0
     widths: tuple[tuple[int, ...], ...] | None = None
     """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeltaSizes:
-    """Gated delta rules in the layers `layers`."""
-
-    layers: tuple[int, ...]
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    length: int
-    """Of the convolution before the rule."""
-    tiled: bool = False
-    """Whether value heads take turns among key heads, and those of one do not stand together."""
-    negative: bool = False
-    """Whether decays are stored as they are, and not as the logarithm of their opposite."""
-
-    @property
-    def cell_floats(self) -> int:
-        """What is kept of a token of the chunk that is not full."""
-        return cell_floats(self.key_heads, self.value_heads, self.key_dim, self.value_dim)
-
-    @property
-    def end_floats(self) -> int:
-        """What is kept at the end of a chunk."""
-        sizes = self.key_heads, self.value_heads, self.key_dim, self.value_dim
-        return state_floats(*sizes, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +169,14 @@ class ModelDescription:
     widths: tuple[int, ...] | None = None
     """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
     without_attention: tuple[int, ...] = ()
+    without_feed_forward: tuple[int, ...] = ()
     """Layers that are a feed-forward alone, and keep no state."""
     convolutions: tuple[int, ...] = ()
     """Layers with a short convolution in the place of attention, over `convolution_length`
     tokens."""
     convolution_length: int = 0
     convolution_bias: bool = False
-    deltas: DeltaSizes | None = None
+    recurrent: DeltaSizes | StateSpaceSizes | None = None
     layer_heads: tuple[tuple[int, int], ...] | None = None
     """The key-value heads of each layer and their size, where they are not all `kv_heads` and
     `head_dim`."""
@@ -301,8 +281,9 @@ class ModelDescription:
         they are kept at the ends of pages."""
         if layer in self.convolutions:
             return ((self.hidden_size, self.convolution_length, False),)
-        if self.deltas is not None and layer in self.deltas.layers:
-            return ((self.deltas.cell_floats, 1, False), (self.deltas.end_floats, 1, True))
+        if self.recurrent is not None and layer in self.recurrent.layers:
+            shape = self.recurrent.shape
+            return ((shape.cell_floats, 1, False), (shape.end_floats, 1, True))
         return ()
 
     def constants(self) -> dict[str, Any]:
@@ -326,11 +307,11 @@ class ModelDescription:
                 for f in fields(self.experts)
                 if getattr(self.experts, f.name) != f.default
             }
-        if self.deltas is not None:
-            deltas = asdict(self.deltas)
-            values["deltas"] = {
-                f.name: deltas[f.name] for f in fields(self.deltas) if deltas[f.name] != f.default
-            }
+        if self.recurrent is not None:
+            own = asdict(self.recurrent)
+            values["recurrent"] = [type(self.recurrent).__name__] + [
+                (f.name, own[f.name]) for f in fields(self.recurrent) if own[f.name] != f.default
+            ]
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
@@ -429,7 +410,6 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
             f"{values.spelling.of('num_key_value_heads')} ({kv_heads})."
         )
-    _check_layer_types(architecture, values, layers)
     sliding = _sliding_layers(architecture, config, layers)
     switch = architecture.bidirectional_switch
     causal = architecture.causal and not (switch is not None and values.flag(switch))
@@ -508,11 +488,18 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         reads=reads,
         layer_inputs=layer_inputs,
         layer_input_rows=_layer_input_rows(architecture, values) if layer_inputs else 0,
-        without_attention=without_attention(values, layers),
+        without_attention=(
+            of_kinds(config, layers, DENSE, EXPERTS)
+            if architecture.single
+            else without_attention(values, layers)
+        ),
+        without_feed_forward=(
+            of_kinds(config, layers, ATTENTION, RECURRENT) if architecture.single else ()
+        ),
         passes=passes,
         convolutions=convolutions,
         convolution_length=length,
-        deltas=_deltas(architecture, values, layers),
+        recurrent=read_recurrent(architecture, values, layers),
         convolution_bias=bool(convolutions)
         and architecture.convolution is not None
         and values.flag(architecture.convolution.bias),
@@ -641,58 +628,14 @@ def _convolutions(
         attending = config.get("full_attn_idxs")
         every = range(layers) if attending is None else {int(layer) for layer in attending}
         types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
-    own = _of_kind(values, types, record.layer_type, layers)
+    own = layers_of_kind(values, types, (record.layer_type,), layers)
     return own, values.size(record.length) if own else 0
-
-
-def _deltas(architecture: Architecture, values: Values, layers: int) -> DeltaSizes | None:
-    """The layers that have gated delta rules, and their sizes."""
-    record, config = architecture.delta, values.config
-    if record is None:
-        return None
-    types = config.get("layer_types")
-    if types is None:
-        every = values.size("full_attention_interval")
-        types = [record.layer_type if (i + 1) % every else "full_attention" for i in range(layers)]
-    own = _of_kind(values, types, record.layer_type, layers)
-    if not own:
-        return None
-    key_heads, value_heads = values.size(record.key_heads), values.size(record.value_heads)
-    if value_heads % key_heads:
-        raise ModelError(
-            f"{values.spelling.of(record.value_heads)} ({value_heads}) is not a multiple of "
-            f"{values.spelling.of(record.key_heads)} ({key_heads})."
-        )
-    return DeltaSizes(
-        own,
-        key_heads,
-        value_heads,
-        values.size(record.key_dim),
-        values.size(record.value_dim),
-        values.size(record.length),
-        bool(config.get(record.tiled)),
-        bool(config.get(record.negative)),
-    )
-
-
-def _of_kind(values: Values, types: Sequence[str], kind: str, layers: int) -> tuple[int, ...]:
-    """The layers of a kind, of those that attend and those. Raises ModelError for others."""
-    if len(types) != layers:
-        raise ModelError(
-            f"layer_types of {values.spelling.file} has {len(types)} entries for {layers} layers."
-        )
-    for each in types:
-        if each not in ("full_attention", kind):
-            raise ModelError(
-                f"the layer type {shown(each)} is not supported; supported are full_attention and "
-                f"{kind}."
-            )
-    return tuple(i for i, each in enumerate(types) if each == kind)
 
 
 def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:
     """How many layers run, and how often those do that run several times."""
-    stored = values.size("num_hidden_layers")
+    kinds = len(kinds_of(values.config)) if architecture.single else None
+    stored = values.size("num_hidden_layers", kinds)
     if architecture.passes is None:
         return stored, 1
     passes = values.size(architecture.passes)
@@ -846,21 +789,6 @@ def _sliding_layers(
                 "sliding_attention."
             )
     return [kind == "sliding_attention" for kind in types]
-
-
-def _check_layer_types(architecture: Architecture, values: Values, layers: int) -> None:
-    """Raise ModelError where a layer is not of the only supported kind."""
-    known = architecture.only_layer_types
-    if not known:
-        return
-    types = values.config.get("layer_types")
-    others = [kind for kind in types or () if kind not in known]
-    if not isinstance(types, list) or len(types) != layers or others:
-        found = shown(others[0]) if others else "none for each layer"
-        raise ModelError(
-            f"{values.spelling.of('layer_types')} has {found}; of {architecture.name} models are "
-            f"supported whose layers are all {known[0]!r}."
-        )
 
 
 def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertSizes | None:

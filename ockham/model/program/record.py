@@ -143,6 +143,7 @@ class ExpertRecord:
     with. The experts then read the stream normed by `norm`, and their sum is normed by
     `routed_norm`; the shared expert has the norms `shared_norm` and `shared_post_norm`. These stand
     in the layer.
+    Where `gate` is None, no expert is gated, nor is the shared one.
 
     A shared expert is as wide as `shared_intermediate` says, times `shared_count` where there is
     one; its names are those from the layer on where they begin with a dot. Where `optional`, a
@@ -156,7 +157,7 @@ class ExpertRecord:
     sigmoid: bool = False
     scale: str | None = None
     stacked: tuple[str, str] = ("experts.gate_up_proj", "experts.down_proj")
-    gate: str = "gate_proj"
+    gate: str | None = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
     count: tuple[str, ...] = ("num_experts", "num_local_experts")
@@ -179,6 +180,11 @@ class ExpertRecord:
     routed_norm: str | None = None
     shared_norm: str | None = None
     shared_post_norm: str | None = None
+
+    @property
+    def gate_up(self) -> tuple[str, ...]:
+        """What an expert's first matrix is packed of."""
+        return (self.up,) if self.gate is None else (self.gate, self.up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +246,32 @@ class LayerInputRecord:
     gate: str = "per_layer_input_gate"
     output: str = "per_layer_projection"
     post_norm: str = "post_per_layer_input_norm"
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpaceRecord:
+    """Selective state spaces (Mamba 2) in the place of attention, in the layers whose entry of
+    `layer_types` is one of these `layer_types`; names relative to the layer, and keys of
+    config.json. The rows of `inputs` are z, values, keys, queries and a step of each head in this
+    order, those of the convolution values, keys and queries."""
+
+    layer_types: tuple[str, ...] = ("mamba", "linear_attention")
+    inputs: str = "mamba.in_proj"
+    weight: str = "mamba.conv1d"
+    decay: str = "mamba.A_log"
+    step_bias: str = "mamba.dt_bias"
+    skip: str = "mamba.D"
+    norm: str = "mamba.norm"
+    output: str = "mamba.out_proj"
+    groups: str = "mamba_n_groups"
+    heads: str = "mamba_n_heads"
+    state_dim: str = "mamba_d_state"
+    head_dim: str = "mamba_d_head"
+    length: str = "mamba_d_conv"
+    convolution_bias: str = "mamba_conv_bias"
+    biases: str = "mamba_proj_bias"
+    step_limits: str | None = "time_step_limit"
+    negative: str = "linear_decays_are_negative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +359,8 @@ class Architecture:
     intermediate: str = "intermediate_size"
     """The width of dense feed-forwards."""
     gated: bool = True
+    single: bool = False
+    """Whether each layer is one block, see `single.py`."""
     inner: Callable[[Config], int] | None = None
     """The width of feed-forwards, where it is not `intermediate` as it stands."""
     activation: str = "hidden_act"
@@ -361,9 +395,6 @@ class Architecture:
     routers: str = "routers."
     """By which rows take each pass but the first, counted from 0: a weight (1, D) and a bias."""
     layer_types: bool = False
-    only_layer_types: tuple[str, ...] = ()
-    """What every entry of `layer_types` must be one of, where an architecture has layers of other
-    kinds too, which are not supported."""
     slides: SlidingRule = no_layer
     window_switch: str | None = None
     rotates: SlidingRule = rotated_always
@@ -386,6 +417,7 @@ class Architecture:
     rope_aliases: Mapping[str, str] = field(default_factory=dict)
     convolution: ConvolutionRecord | None = None
     delta: DeltaRecord | None = None
+    state_space: StateSpaceRecord | None = None
     output_gates: bool = False
     """Whether the rows of queries are, head by head, followed by those of a gate of what attention
     gives."""

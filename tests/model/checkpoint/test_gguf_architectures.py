@@ -129,6 +129,26 @@ def gemma4_e(writer: Writer) -> None:
     writer.add_shared_kv_layers(3)
 
 
+def granite_hybrid(writer: Writer) -> None:
+    granite(writer)
+    state_spaces(writer, CASES["granite4-hybrid"].values)
+    writer.add_rope_scaling_finetuned(False)
+
+
+def granite_hybrid_experts(writer: Writer) -> None:
+    granite_shared(writer)
+    state_spaces(writer, CASES["granite4-hybrid-experts"].values)
+
+
+def state_spaces(writer: Writer, values: dict[str, Any]) -> None:
+    heads = values["mamba_n_heads"]
+    writer.add_ssm_conv_kernel(values.get("mamba_d_conv", 4))
+    writer.add_ssm_state_size(values["mamba_d_state"])
+    writer.add_ssm_group_count(values["mamba_n_groups"])
+    writer.add_ssm_inner_size(heads * values["mamba_d_head"])
+    writer.add_ssm_time_step_rank(heads)
+
+
 def nothing(writer: Writer) -> None:
     pass
 
@@ -201,6 +221,12 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
     "gemma4": ("gemma4", CASES["gemma4"], gemma4),
     "gemma4-experts": ("gemma4", CASES["gemma4-experts"], gemma4_experts),
     "gemma4-e": ("gemma4", CASES["gemma4-e"], gemma4_e),
+    "granite4-hybrid": ("granitehybrid", CASES["granite4-hybrid"], granite_hybrid),
+    "granite4-hybrid-experts": (
+        "granitehybrid",
+        CASES["granite4-hybrid-experts"],
+        granite_hybrid_experts,
+    ),
     "lfm2": ("lfm2", CASES["lfm2"], lfm2),
     "lfm2-moe": ("lfm2moe", CASES["lfm2-moe"], lfm2_moe),
 }
@@ -235,8 +261,27 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             yield f"{block}{kind}.scale", value
         elif name.endswith("conv.conv.weight"):
             yield text, value[:, 0]
+        elif ".mamba." in name:
+            yield from state_space(name, value, block)
         else:
             yield text, value
+
+
+def state_space(name: str, value: np.ndarray, block: str) -> Iterator[tuple[str, np.ndarray]]:
+    """A tensor of Mamba 2, as conversion/mamba.py of llama.cpp writes it."""
+    own = name.split(".mamba.")[1]
+    names = {"in_proj": "in", "conv1d": "conv1d", "norm": "norm", "out_proj": "out"}
+    if own == "A_log":
+        yield f"{block}ssm_a", -np.exp(value)[:, None]
+    elif own == "D":
+        yield f"{block}ssm_d", value[:, None]
+    elif own == "dt_bias":
+        yield f"{block}ssm_dt.bias", value
+    else:
+        base, end = own.split(".")
+        cut = value[:, 0] if own == "conv1d.weight" else value
+        cut = cut.reshape(2, -1) if own == "norm.weight" else cut
+        yield f"{block}ssm_{names[base]}.{end}", cut
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -258,7 +303,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
         "head_dim": dim,
         "sliding_window": getattr(text, "sliding_window", None),
     }
-    if name == "granite4-dense":
+    if name in ("granite4-dense", "granite4-hybrid"):
         config["intermediate_size"] = config.pop("shared_intermediate_size")
     if name == "lfm2":
         config["intermediate_size"] = 32  # two thirds
@@ -312,11 +357,6 @@ def test_phi_4_mini_rotates_a_part_of_each_head_by_factors(tmp_path: Path) -> No
 def test_every_record_that_is_named_is_known() -> None:
     for architecture in (*GGUF_ARCHITECTURES.values(), *GGUF_MIXTURES.values()):
         assert {architecture.record, architecture.windowed or architecture.record} <= {*DECODERS}
-
-
-def test_layers_of_mamba_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"'granitehybrid' is not supported; .*granite"):
-        config_of({"general.architecture": "granitehybrid"}, {}, {})
 
 
 def test_an_answer_of_gemma_4_ends_with_its_turn_or_where_a_tool_would_answer() -> None:

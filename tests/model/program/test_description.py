@@ -91,8 +91,8 @@ def test_layers_of_lfm2_attend_or_convolve() -> None:
 def test_delta_rules_have_sizes_that_fit() -> None:
     qwen = {**LLAMA, "architectures": ["Qwen3_5ForCausalLM"], "num_key_value_heads": 4}
     found = describe(qwen)
-    assert found.deltas is not None
-    assert found.deltas.layers == (0, 1, 2)
+    assert found.recurrent is not None
+    assert found.recurrent.layers == (0, 1, 2)
     assert [group.ends for group in found.groups] == [False, True, False]
     with pytest.raises(ModelError, match=r"linear_num_value_heads of config\.json \(6\) is not a"):
         describe({**qwen, "linear_num_value_heads": 6, "linear_num_key_heads": 4})
@@ -101,7 +101,7 @@ def test_delta_rules_have_sizes_that_fit() -> None:
     with pytest.raises(ModelError, match=r"linear_conv_kernel_dim of config\.json .* not 0"):
         describe({**qwen, "linear_conv_kernel_dim": 0})
     attending = describe({**qwen, "layer_types": ["full_attention"] * 4})
-    assert attending.deltas is None
+    assert attending.recurrent is None
 
 
 def test_values_of_the_wrong_kind_are_refused_wherever_they_stand() -> None:
@@ -119,17 +119,34 @@ def test_more_experts_per_token_than_experts_are_refused() -> None:
 @pytest.mark.parametrize(
     ("types", "found"),
     [
-        (["attention", "mamba", "attention", "mamba"], "'mamba'"),
-        (None, "none for each layer"),
-        (["attention"], "none for each layer"),
+        (["attention", "conv", "attention", "mamba"], "'conv' is not supported; .* and mamba"),
+        (None, "layer_types of config.json has None for 4 layers"),
+        (["attention"], "layer_types of config.json has 1 entries for 4 layers"),
     ],
 )
-def test_layers_of_mamba_are_refused(types: Any, found: str) -> None:
+def test_layers_of_granite_4_attend_or_have_state_spaces(types: Any, found: str) -> None:
     granite = {**LLAMA, "architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": types}
-    with pytest.raises(
-        ModelError, match=rf"layer_types of config\.json has {found}; of Granite.* a"
-    ):
+    with pytest.raises(ModelError, match=found):
         describe(granite)
+
+
+def test_state_spaces_have_sizes_that_fit() -> None:
+    granite = {
+        **LLAMA,
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "layer_types": ["mamba", "attention", "mamba", "attention"],
+        "num_local_experts": 0,
+    }
+    found = describe({**granite, "mamba_n_heads": 6, "mamba_n_groups": 3})
+    assert found.recurrent is not None
+    assert found.recurrent.layers == (0, 2)
+    assert [group.ends for group in found.groups] == [False, True, False]
+    with pytest.raises(ModelError, match=r"mamba_n_heads of config\.json \(6\) is not a multiple"):
+        describe({**granite, "mamba_n_heads": 6, "mamba_n_groups": 4})
+    with pytest.raises(ModelError, match=r"time_step_limit of config\.json is \[1, 0\.5\]; it"):
+        describe({**granite, "time_step_limit": [1, 0.5]})
+    with pytest.raises(ModelError, match=r"mamba_d_state of config\.json .* not 0"):
+        describe({**granite, "mamba_d_state": 0})
 
 
 @pytest.mark.parametrize(("rope", "growth"), [({}, "'a'"), ({"llama_4_scaling_beta": -1}, "-1")])

@@ -19,6 +19,7 @@ from ockham.model.checkpoint.gguf.gemma4 import read_gemma4
 from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription, describe
+from ockham.model.program.record import Architecture, StateSpaceRecord
 from ockham.model.program.values import Spelling
 
 KEYS = {
@@ -201,7 +202,16 @@ _BITNET = {
     "self_attn.attn_sub_norm": "attn_sub_norm",
     "mlp.ffn_sub_norm": "ffn_sub_norm",
 }
-_BARE = ("ssm_a",)
+_STATE_SPACE = {
+    "mamba.in_proj": "ssm_in",
+    "mamba.conv1d": "ssm_conv1d",
+    "mamba.A_log": "ssm_a",
+    "mamba.dt_bias": "ssm_dt.bias",
+    "mamba.D": "ssm_d",
+    "mamba.norm": "ssm_norm",
+    "mamba.out_proj": "ssm_out",
+}
+_BARE = ("ssm_a", "ssm_d")
 """Tensors whose names end in neither weight nor bias."""
 OUTSIDE = {
     "embed_tokens": "token_embd",
@@ -225,10 +235,11 @@ class GgufArchitecture:
 
     `windowed` is the record of files that name a window. `windows` are those of files that name
     none, by the number of layers: none where it is not listed. `shared` names the gate and up of
-    the shared expert where its record has them fused. `tiled` says that the converter lets the
-    value heads of delta rules take turns among key heads. `assumed` gives values of config.json
-    that early files do not say. `read` gives those that the metadata (`given`), the tensors' shapes
-    and rope_freqs say in a way of their own, those of the rotary embedding among them."""
+    the shared expert where its record has them fused, `dense` the gate, up and down of
+    feed-forwards where the record has others. `tiled` says that the converter lets the value heads
+    of delta rules take turns among key heads. `assumed` gives values of config.json that early
+    files do not say. `read` gives those that the metadata (`given`), the tensors' shapes and
+    rope_freqs say in a way of their own, those of the rotary embedding among them."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
@@ -239,6 +250,7 @@ class GgufArchitecture:
     windowed: str | None = None
     windows: Mapping[int, int] | None = None
     shared: tuple[str, ...] = ()
+    dense: tuple[str, ...] = ()
     tiled: bool = False
     assumed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     read: (
@@ -283,6 +295,16 @@ GGUF_ARCHITECTURES = {
     "bitnet-25": GgufArchitecture("BitNetForCausalLM", _BITNET),
     "bitnet-b1.58": GgufArchitecture("BitNetForCausalLM", _BITNET),
     "qwen35": GgufArchitecture("Qwen3_5ForCausalLM", {**LAYER, **_DELTA}, tiled=True),
+    "granitehybrid": GgufArchitecture(
+        "GraniteMoeHybridForCausalLM",
+        {**LAYER, **_STATE_SPACE},
+        reordered=True,
+        dense=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        assumed=lambda config: {
+            "num_local_experts": 0,
+            "shared_intermediate_size": config.get("intermediate_size"),
+        },
+    ),
 }
 """`general.architecture` -> what it is here. Mistral's models call themselves llama; the text parts
 of Qwen's models of images are as those without; MiniCPM's multipliers are Granite's."""
@@ -302,6 +324,13 @@ GGUF_MIXTURES = {
     "granitemoe": GgufArchitecture(
         "GraniteMoeForCausalLM",
         _GRANITE_EXPERTS,
+        reordered=True,
+        normalised=True,
+        shared=(".shared_mlp.gate_proj", ".shared_mlp.up_proj"),
+    ),
+    "granitehybrid": GgufArchitecture(
+        "GraniteMoeHybridForCausalLM",
+        {**_GRANITE_EXPERTS, **_STATE_SPACE},
         reordered=True,
         normalised=True,
         shared=(".shared_mlp.gate_proj", ".shared_mlp.up_proj"),
@@ -382,8 +411,9 @@ def _config_of(
 
     config: dict[str, Any] = {}
     attending = given(_KV_HEADS)
-    if ARCHITECTURES[architecture.record].convolution is not None and isinstance(attending, list):
-        config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, architecture.record)
+    known = ARCHITECTURES[architecture.record]
+    if isinstance(attending, list) and (known.convolution or known.state_space):
+        config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, known)
     if architecture.read is not None:
         config |= architecture.read(given, shapes, factors.get("rope_freqs", []))
     config |= {
@@ -391,8 +421,10 @@ def _config_of(
         for theirs, ours in KEYS.items()
         if given(theirs) is not None and ours not in config
     }
-    if ARCHITECTURES[architecture.record].delta is not None:
+    if known.delta is not None:
         config |= _delta_layers(given, config, architecture.tiled)
+    if known.state_space is not None:
+        config |= _state_spaces(known.state_space, config, given, shapes)
     # A multiplier of 0 says that there is none, as in llama.cpp.
     config = {key: value for key, value in config.items() if value != 0 or key not in _MULTIPLIERS}
     config = {**architecture.assumed(config), **config}
@@ -441,17 +473,46 @@ def _config_of(
     return {own.get(key, key): value for key, value in config.items()}
 
 
-def _attending_layers(key: str, heads: list[Any], record: str) -> dict[str, Any]:
+def _attending_layers(key: str, heads: list[Any], record: Architecture) -> dict[str, Any]:
     """What config.json says of the layers of a model some of which do not attend: those have 0
     key-value heads."""
-    convolution = ARCHITECTURES[record].convolution
-    assert convolution is not None, "only of such models"
+    if record.convolution is not None:
+        kind = record.convolution.layer_type
+    else:
+        assert record.state_space is not None, "only of such models"
+        kind = record.state_space.layer_types[0]
     attending = [count for count in heads if count != 0]
     return {
-        "layer_types": [convolution.layer_type if n == 0 else "full_attention" for n in heads],
+        "layer_types": [kind if n == 0 else "full_attention" for n in heads],
         "num_key_value_heads": _one_value(key, attending or [1]),
         "block_auto_adjust_ff_dim": False,  # the width is said as it is
     }
+
+
+def _state_spaces(
+    record: StateSpaceRecord,
+    config: Mapping[str, Any],
+    given: Callable[[str], Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """What config.json says of the sizes of state spaces, and of the rotation beside them."""
+    heads, values = given("ssm.time_step_rank"), given("ssm.inner_size")
+    whole = all(type(each) is int and each > 0 for each in (heads, values))
+    found = {
+        record.length: given("ssm.conv_kernel"),
+        record.state_dim: given("ssm.state_size"),
+        record.groups: given("ssm.group_count"),
+        record.heads: heads,
+        record.head_dim: values // heads if whole else values,
+        record.negative: True,
+        "position_embedding_type": "rope",
+        record.convolution_bias: any(name.endswith("ssm_conv1d.bias") for name in shapes),
+        record.biases: any(name.endswith("ssm_in.bias") for name in shapes),
+    }
+    layers = config.get("num_hidden_layers")
+    if "layer_types" not in config and type(layers) is int:
+        found["layer_types"] = ["full_attention"] * layers
+    return found
 
 
 def _delta_layers(
@@ -517,6 +578,9 @@ def describe_gguf(
     if record.experts is not None and architecture.shared:
         experts = dataclasses.replace(record.experts, shared_gate_up=architecture.shared)
         record = dataclasses.replace(record, experts=experts)
+    if architecture.dense:
+        *gate_up, down = architecture.dense
+        record = dataclasses.replace(record, gate_up=tuple(gate_up), down=down)
     further = config.get("mtp_num_hidden_layers", 0) if record.delta is not None else 0
     unused = tuple(f"blk.{description.layers + n}." for n in range(further))
     record = dataclasses.replace(record, unused=(*record.unused, *unused))

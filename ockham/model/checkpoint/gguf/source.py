@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,13 @@ class GgufSource:
             place = gguf_place(part.name, self._architecture)
             missing = part.name if place is None else place.name
             raise ModelError(f"{self._parts.path} has no tensor {missing!r}.")
+        if (
+            expert is None
+            and len(part.shape) == 1
+            and tensor.type_name == "F32"
+            and math.prod(tensor.shape) == part.shape[0]
+        ):  # vectors of state spaces have an axis more
+            return replace(tensor, shape=part.shape), 0
         experts = self.description.experts
         count = 0 if experts is None else experts.count
         shape = part.shape if expert is None else (count, *part.shape)

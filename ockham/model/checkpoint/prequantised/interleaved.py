@@ -75,6 +75,7 @@ class Interleaved:
                 f"config.json says that the checkpoint is quantised as {method!r}; of stacked "
                 f"experts whose gates and ups take turns only {METHOD} can be read."
             )
+        assert record.gate is not None, "what is stacked so is gated"
         self._experts = experts
         self._turns = record.interleaved
         self._ways = {

@@ -1,4 +1,5 @@
-"""The gated delta rule: the same on both backends, and the same bits however a text is cut."""
+"""Layers with a state of each head: the same on both backends, and the same bits however a text is
+cut."""
 
 from __future__ import annotations
 

@@ -1,0 +1,167 @@
+"""The layers with a state of each head: their sizes, as config.json gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
+from ockham.kernels.ops.recurrent import RecurrentShape
+from ockham.model.program.record import Architecture
+from ockham.model.program.single import RECURRENT, of_kinds
+from ockham.model.program.values import Values
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentSizes:
+    """Such layers, `layers`."""
+
+    layers: tuple[int, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    length: int
+    """Of the convolution before the rule."""
+
+    @property
+    def shape(self) -> RecurrentShape:
+        return RecurrentShape(
+            self.key_heads, self.value_heads, self.key_dim, self.value_dim, self.length
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSizes(RecurrentSizes):
+    """Gated delta rules."""
+
+    tiled: bool = False
+    """Whether value heads take turns among key heads, and those of one do not stand together."""
+    negative: bool = False
+    """Whether decays are stored as they are, and not as the logarithm of their opposite."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpaceSizes(RecurrentSizes):
+    """Selective state spaces."""
+
+    convolution_bias: bool = False
+    biases: bool = False
+    """Of the projections."""
+    shortest_step: float = 0.0
+    longest_step: float = float("inf")
+    negative: bool = False
+    """As of delta rules."""
+
+
+def read_recurrent(
+    architecture: Architecture, values: Values, layers: int
+) -> DeltaSizes | StateSpaceSizes | None:
+    """The layers of an architecture that have a state of each head, and their sizes."""
+    return _deltas(architecture, values, layers) or _state_spaces(architecture, values, layers)
+
+
+def _deltas(architecture: Architecture, values: Values, layers: int) -> DeltaSizes | None:
+    record, config = architecture.delta, values.config
+    if record is None:
+        return None
+    types = config.get("layer_types")
+    if types is None:
+        every = values.size("full_attention_interval")
+        types = [record.layer_type if (i + 1) % every else "full_attention" for i in range(layers)]
+    own = layers_of_kind(values, types, (record.layer_type,), layers)
+    if not own:
+        return None
+    heads = values.size(record.key_heads), values.size(record.value_heads)
+    _check_multiple(values, (record.key_heads, record.value_heads), heads)
+    return DeltaSizes(
+        own,
+        *heads,
+        values.size(record.key_dim),
+        values.size(record.value_dim),
+        values.size(record.length),
+        bool(config.get(record.tiled)),
+        bool(config.get(record.negative)),
+    )
+
+
+def _state_spaces(
+    architecture: Architecture, values: Values, layers: int
+) -> StateSpaceSizes | None:
+    record = architecture.state_space
+    if record is None:
+        return None
+    if architecture.single:
+        own = of_kinds(values.config, layers, RECURRENT)
+    else:
+        types = values.config.get("layer_types")
+        own = layers_of_kind(values, types, record.layer_types, layers)
+    if not own:
+        return None
+    heads = values.size(record.groups), values.size(record.heads)
+    _check_multiple(values, (record.groups, record.heads), heads)
+    shortest, longest = _limits(values, record.step_limits)
+    return StateSpaceSizes(
+        own,
+        *heads,
+        values.size(record.state_dim),
+        values.size(record.head_dim),
+        values.size(record.length),
+        values.flag(record.convolution_bias),
+        values.flag(record.biases),
+        shortest,
+        longest,
+        bool(values.config.get(record.negative)),
+    )
+
+
+def _limits(values: Values, key: str | None) -> tuple[float, float]:
+    """The shortest and the longest step."""
+    stated = None if key is None else values.config.get(key)
+    if stated is None:
+        return 0.0, float("inf")
+    found = [_number(each) for each in stated] if isinstance(stated, list | tuple) else []
+    if len(found) != 2 or not 0 <= found[0] <= found[1]:
+        raise ModelError(
+            f"{values.spelling.of(str(key))} is {shown(stated)}; it is the shortest and the "
+            "longest step, of 0 or more."
+        )
+    return found[0], found[1]
+
+
+def _number(stated: Any) -> float:
+    """A number of config.json, where transformers writes infinity as an object; NaN for others."""
+    if isinstance(stated, dict) and stated.get("__float__") == "Infinity":
+        return float("inf")
+    return float(stated) if isinstance(stated, int | float) else float("nan")
+
+
+def _check_multiple(values: Values, keys: tuple[str, str], heads: tuple[int, int]) -> None:
+    if heads[1] % heads[0]:
+        raise ModelError(
+            f"{values.spelling.of(keys[1])} ({heads[1]}) is not a multiple of "
+            f"{values.spelling.of(keys[0])} ({heads[0]})."
+        )
+
+
+ATTENDING = ("full_attention", "attention")
+"""How config.json calls layers that attend, beside others that do not."""
+
+
+def layers_of_kind(
+    values: Values, types: Any, kinds: Sequence[str], layers: int
+) -> tuple[int, ...]:
+    """The layers of a kind, by any of its names, of those that attend and those. Raises ModelError
+    for others."""
+    if not isinstance(types, list | tuple) or len(types) != layers:
+        found = f"{len(types)} entries" if isinstance(types, list | tuple) else shown(types)
+        raise ModelError(f"{values.spelling.of('layer_types')} has {found} for {layers} layers.")
+    for each in types:
+        if each not in ATTENDING and each not in kinds:
+            raise ModelError(
+                f"the layer type {shown(each)} is not supported; supported are full_attention and "
+                f"{kinds[0]}."
+            )
+    return tuple(i for i, each in enumerate(types) if each in kinds)
