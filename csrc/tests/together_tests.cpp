@@ -102,7 +102,7 @@ void choose_blocks(Isa isa, Element element, int64_t stride) {
     const AttentionPlan plan = plan_attention(step, {rows, nullptr}, 0, 0, true, 0, pages, heads);
     ChosenBlocks chosen;
     LeftOut left_out;
-    choose(pool, isa, step, plan, shape, planes, 0, q.data(), (heads + 2) * dim, chosen, left_out);
+    choose(pool, isa, step, plan, shape, planes, 0, 0, q.data(), (heads + 2) * dim, chosen, left_out);
     choose_together(pool, isa, step, plan, shape, planes, 0, q.data(), (heads + 2) * dim, chosen,
                     left_out);
     for (int64_t row = 0; row < rows; ++row) {
