@@ -49,7 +49,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "draft_model": _drafting(method="draft_model", model="lab-drafter"),
     **{
         model: _drafting(model=model)
-        for model in ("lab-medusa", "lab-prompt-tokens", "lab-early-exit")
+        for model in ("lab-medusa", "lab-prompt-tokens", "lab-early-exit", "lab-mtp", "lab-eagle3")
     },
 }
 

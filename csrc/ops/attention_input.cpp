@@ -57,6 +57,25 @@ const float* rotations_of(Run& run, int64_t layer) {
     return rotation;
 }
 
+// norm(x) of the active rows [first, first + count), each behind the normed row of its token in `beside`.
+auto joined_rows(Run& run, const AttentionInput& op, int64_t first, int64_t count) {
+    const int64_t embedded = op.beside.inputs, width = embedded + run.hidden;
+    std::vector<Buffer>& scratch = run.activations->rows;
+    for (Buffer& buffer : scratch) buffer.take<float>(width);
+    return Rows{count, width, [&, embedded, first](int64_t i, int thread) -> const float* {
+                    const int64_t row = run.active.at(first + i);
+                    float* to = scratch[thread].template get<float>();
+                    unpack_row(op.beside, run.step.ids[row], to);
+                    if (op.beside_norm) normalise(run.kernels, op.beside_norm, to, embedded, to);
+                    const float* x = run.x() + row * run.hidden;
+                    if (op.norm)
+                        normalise(run.kernels, op.norm, x, run.hidden, to + embedded);
+                    else
+                        std::copy_n(x, run.hidden, to + embedded);
+                    return to;
+                }};
+}
+
 // Where runs of the active rows [first, first + count) begin, and where the last ends: the rows of a run
 // are written to slots that follow one another in one group of 16.
 void find_runs(const RowSet& active, const int64_t* slots, int64_t page_tokens, int64_t first,
@@ -95,7 +114,9 @@ AttentionInput::AttentionInput(const Fields& fields)
       query_weight(fields.floats("query_weight")),
       v_norm(fields.norm("v_norm")),
       values_are_keys(fields.flag("values_are_keys")),
-      reads(fields.none("reads") ? -1 : fields.integer("reads")) {}
+      reads(fields.none("reads") ? -1 : fields.integer("reads")),
+      beside(fields.matrix("beside")),
+      beside_norm(fields.norm("beside_norm")) {}
 
 void AttentionInput::check(Program& program) const {
     const int64_t q = heads * head_dim, kv = kv_heads * head_dim;
@@ -108,7 +129,11 @@ void AttentionInput::check(Program& program) const {
     require(plane.row_floats == 0 && plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
     const int64_t sides = reads >= 0 ? 0 : values_are_keys ? 1 : 2, outputs = q + sides * kv;
-    check_dense(program, qkv, outputs, program.hidden, at("the projection", layer));
+    check_dense(program, qkv, outputs, beside.inputs + program.hidden,
+                at("the projection", layer));
+    require(beside.outputs == 0 || beside.outputs == program.vocabulary,
+            at("the table", layer) + " is of another vocabulary.");
+    check_norm(beside_norm, beside.inputs, at("the norm of the tokens", layer));
     check_norm(norm, program.hidden, at("the norm", layer));
     check_vector(bias, outputs, at("the bias", layer));
     check_head_norm(q_norm, norm_whole ? q : head_dim, at("the query norm", layer));
@@ -127,6 +152,9 @@ void AttentionInput::run(Run& run) const {
     Activations& own = *run.activations;
     run.query_stride = outputs;
     if (rows == 0) return;
+    for (int64_t row = 0; beside.outputs > 0 && row < run.step.rows; ++row)
+        require(run.step.ids[row] >= 0 && run.step.ids[row] < beside.outputs,
+                at("a token", layer) + " is beyond its table.");
     float* placed = own.qkv.take<float>(run.step.rows * outputs);
     // Where only some rows are active, their queries are put in place below.
     const bool apart = run.active.which != nullptr;
@@ -163,8 +191,11 @@ void AttentionInput::run(Run& run) const {
     std::vector<int64_t> runs;
     for (int64_t first = 0; first < rows; first += most_rows) {
         const int64_t count = std::min(most_rows, rows - first);
-        product(run, qkv, stream_rows(run, norm, first, count), projected + first * outputs, bias,
-                first);
+        float* to = projected + first * outputs;
+        if (beside.outputs > 0)
+            product(run, qkv, joined_rows(run, *this, first, count), to, bias, first);
+        else
+            product(run, qkv, stream_rows(run, norm, first, count), to, bias, first);
         if (reads >= 0) {
             for_rows(run.pool, count, outputs, [&](int64_t i, int) { finish(first + i); });
             continue;

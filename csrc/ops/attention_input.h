@@ -23,6 +23,8 @@ struct AttentionInput final : Operation {
     Norm v_norm;
     bool values_are_keys = false;  // as projected; the matrix has no rows of values
     int64_t reads = -1;  // the layer whose keys and values its attention reads; -1: its own
+    PackedMatrix beside;  // of no outputs where there is none
+    Norm beside_norm;
 
     AttentionInput() = default;
     explicit AttentionInput(const Fields& fields);

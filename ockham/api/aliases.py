@@ -9,7 +9,12 @@ from typing import Any
 from ockham.core.registry import split
 
 ALIASES: dict[str, dict[str, str]] = {
-    "speculative_config": {"ngram": "copying", "suffix": "trie", "off": "none"},
+    "speculative_config": {
+        "ngram": "copying",
+        "suffix": "trie",
+        "off": "none",
+        **{f"{model}_mtp": "mtp" for model in ("deepseek", "glm4_moe", "qwen3_next", "qwen3_5")},
+    },
     "scheduling_policy": {"priority": "fcfs"},
 }
 """Setting -> vLLM's name -> ours. Every policy here minds priorities, as vLLM's `priority` does."""

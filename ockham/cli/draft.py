@@ -14,7 +14,9 @@ from ockham.cli.options import option
 from ockham.cli.report import duration
 from ockham.cli.value_types import Integer
 
-METHODS = ("draft_model", "medusa", "prompt_tokens", "early_exit", "acceptance")
+METHODS = (
+    *("draft_model", "medusa", "prompt_tokens", "early_exit", "mtp", "eagle3", "acceptance"),
+)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(path_type=Path)
 

@@ -9,7 +9,7 @@ import msgspec
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import LoadSmall, SmallModel
+from ockham.core.seams import LoadSmall, SecondModel
 from ockham.core.speculative import MOST_TOKENS
 from ockham.draft.modelled.drafting import DraftingOptions, ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
@@ -70,7 +70,7 @@ class Rapid(ModelDrafting):
 class RetrievingStream(ModelStream):
     """A sequence of which the model reads a part: `context` tokens and what is said after them."""
 
-    def __init__(self, model: SmallModel, context: int) -> None:
+    def __init__(self, model: SecondModel, context: int) -> None:
         super().__init__(model)
         self._context, self._latest = context, context // LATEST
         self._tokens: list[int] = []

@@ -42,6 +42,7 @@ from ockham.engine.pooling import Pooler
 from ockham.engine.programs import Programs
 from ockham.engine.rewards import rewards_of
 from ockham.engine.runner.attach import Attachments
+from ockham.engine.runner.head_model import HeadModel
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
 from ockham.engine.scheduler import Scheduler
@@ -319,11 +320,16 @@ class Assembly:
     ) -> Speculation:
         """A controller for this engine, and its drafters unless they are given. `vocabulary` is
         how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
-        for a draft model that cannot draft for this one, or learned drafts of other tokens."""
+        for what cannot draft for this one, or learned drafts of other tokens."""
         drafters = make_drafters(config) if drafters is None else drafters
         target = self.target(vocabulary or self.vocabulary)
         for drafter in drafters:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
+            drafter.attach_head(
+                lambda form, model, context: HeadModel(
+                    form, model, context, self.config, self.model, target
+                )
+            )
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters, self.clock, chains=not self.branching)

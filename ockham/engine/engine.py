@@ -242,6 +242,7 @@ class Engine(Assembly):
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
         speculation = self.speculation
+        speculation.streams.meet(chunk.sequence for chunk in chunks)
         batch = build(
             chunks,
             self.state,

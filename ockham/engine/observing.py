@@ -60,6 +60,7 @@ class Asked:
         """The same, with the part that the rows are of."""
         own, count = self._own, len(self._own.tokens)
         choosing = np.arange(count - own.choosing, count, dtype=np.int32)
+        every = np.arange(count, dtype=np.int32)
         return [
             Watch(
                 observer,
@@ -67,7 +68,7 @@ class Asked:
                 wants,
                 self._first,
                 part,
-                choosing if wants.rows is None else wants.rows,
+                every if wants.settled else choosing if wants.rows is None else wants.rows,
             )
             for observer, wants in self._wants
         ]
@@ -75,6 +76,8 @@ class Asked:
 
 def _wants_of(own: OwnRows, wants: Wants) -> bool:
     """Whether anything is wanted of these rows."""
+    if wants.settled:
+        return bool(wants.hidden)
     rows = own.choosing if wants.rows is None else len(wants.rows)
     if (wants.hidden or wants.scores or wants.score_sums or wants.queries) and rows:
         return True
@@ -126,7 +129,7 @@ def _want_totals(step: Step, watches: list[Watch]) -> None:
 def deal(watches: list[Watch], step: Step, output: StepOutput) -> None:
     """Tell the observers what the step has found."""
     for each in watches:
-        if not each.wants.newest:
+        if not (each.wants.newest or each.wants.settled):
             each.observer.saw(each.own, _seen(each, step, output))
 
 
@@ -134,9 +137,12 @@ def deal_newest(
     watches: list[Watch], reached: Mapping[Sequence, int], step: Step, output: StepOutput
 ) -> None:
     """Tell the observers that waited for it what the step has found of the row by which each
-    sequence's newest token was chosen: its part's last row, or the one `reached` of its draft."""
+    sequence's newest token was chosen: its part's last row, or the one `reached` of its draft; or
+    of all rows up to that one."""
     for each in watches:
         sequence, draft = each.part.sequence, each.part.draft
+        if each.wants.settled and sequence.finish_reason is None:
+            each.observer.saw(each.own, _seen_settled(each, output, reached.get(sequence, ROOT)))
         if each.wants.newest and sequence.finish_reason is None:
             at = reached.get(sequence, ROOT)
             marks = [] if draft is None else draft.marks_after(at)
@@ -188,6 +194,23 @@ def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: M
         {layer: output.hidden[layer][[places[own]]] for layer, places in watch.hidden.items()},
         _scores(watch.scores, output.scores, own),
         _scores(watch.score_sums, output.score_sums, own),
+    )
+
+
+def _seen_settled(watch: Watch, output: StepOutput, at: int) -> Seen:
+    """The hidden states of a part's rows, without those of its draft that were not accepted."""
+    draft = watch.part.draft
+    kept = watch.rows
+    if draft is not None:
+        before = len(kept) - len(draft)
+        kept = np.array([*range(before), *(before + n for n in draft.path(at))], np.int32)
+    return Seen(
+        False,
+        kept,
+        NO_CANDIDATES,
+        output.logits[:0],
+        {layer: output.hidden[layer][places[kept]] for layer, places in watch.hidden.items()},
+        {},
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Doubles, Floats, Ints, Longs
-from ockham.core.seams import AdapterDtype, Layout, LowRank
+from ockham.core.seams import AdapterDtype, Layout, Linear, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels.layout import GroupLayout as GroupLayout
 from ockham.kernels.ops import Program
@@ -134,6 +134,11 @@ class Backend(Protocol):
     def numerics(self, formats: Collection[str] = ()) -> str:
         """What decides the bits besides the weights: instruction set and kernel version, and where
         matrices of one of `formats` (by name) have bits of their own, whose those are."""
+        ...
+
+    def multiply(self, linear: Linear, x: Floats) -> Floats:
+        """A product outside of any step, with the backend's own threads: of rows x (n, in_features)
+        with a matrix in its layout."""
         ...
 
     def allocate(self, groups: Sequence[GroupLayout]) -> Planes: ...

@@ -180,6 +180,12 @@ class CpuBackend:
             f"+{name}/{isa}" for name, isa in own.items()
         )
 
+    def multiply(self, linear: Linear, x: Floats) -> Floats:
+        x = np.ascontiguousarray(x, np.float32)
+        parts = getattr(linear, "parts", (linear,))  # of a matrix in several formats
+        found = [core.linear(self._pool, self._isa, native_matrix(each), x) for each in parts]
+        return np.concatenate(found, axis=1)
+
     def allocate(self, groups: Sequence[GroupLayout]) -> CpuPlanes:
         return CpuPlanes(groups, self._pool.size)
 

@@ -44,7 +44,7 @@ ADAPTERS = {
 
 DRAFTERS = {
     f"lab-{name}": Path(__file__).parent / "lab_drafters" / name.replace("-", "_")
-    for name in ("medusa", "prompt-tokens", "early-exit")
+    for name in ("medusa", "prompt-tokens", "early-exit", "mtp", "eagle3")
 }
 """Drafters that share the lab model's weights: `ockham draft train` wrote them."""
 

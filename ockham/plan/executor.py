@@ -12,7 +12,7 @@ from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.cost import ModelCost
 from ockham.core.errors import ConfigError
 from ockham.core.rates import Rates
-from ockham.core.seams import AdapterDtype, Layout, LowRank
+from ockham.core.seams import AdapterDtype, Layout, Linear, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Backend, GroupLayout, Planes, Run
@@ -236,6 +236,9 @@ class PredictedBackend:
 
     def numerics(self, formats: Collection[str] = ()) -> str:
         return f"predicted-{self._backend.numerics(formats)}"
+
+    def multiply(self, linear: Linear, x: Floats) -> Floats:
+        raise ConfigError("a simulation multiplies nothing; leave out drafters that do.")
 
     def allocate(self, groups: Sequence[GroupLayout]) -> Planes:
         def moved(nbytes: float) -> None:

@@ -9,8 +9,8 @@ from ockham.core.errors import ConfigError
 from ockham.model.checkpoint.draft_files import MOST_OFFSETS
 
 DRAFT_MODEL, MEDUSA, PROMPT_TOKENS = "draft_model", "medusa", "prompt_tokens"
-EARLY_EXIT, ACCEPTANCE = "early_exit", "acceptance"
-METHODS = (DRAFT_MODEL, MEDUSA, PROMPT_TOKENS, EARLY_EXIT, ACCEPTANCE)
+EARLY_EXIT, MTP, EAGLE3, ACCEPTANCE = "early_exit", "mtp", "eagle3", "acceptance"
+METHODS = (DRAFT_MODEL, MEDUSA, PROMPT_TOKENS, EARLY_EXIT, MTP, EAGLE3, ACCEPTANCE)
 
 _ONLY_FOR = {
     "heads": (MEDUSA, PROMPT_TOKENS),

@@ -177,14 +177,20 @@ def _tokenizer(target: str, path: Path) -> Tokenizer:
 def _student(settings: Settings, target: Target, draft: Path | None) -> Student:
     from ockham.training.acceptance import AcceptanceStudent
     from ockham.training.draft_model import DraftModelStudent, choose_shape
+    from ockham.training.eagle3 import Eagle3Student
     from ockham.training.early_exit import EarlyExitStudent
     from ockham.training.medusa import MedusaStudent
+    from ockham.training.mtp import MtpStudent
     from ockham.training.prompt_tokens import PromptTokenStudent
 
     if settings.method == known.MEDUSA:
         return MedusaStudent(target, settings.heads or _MEDUSA_HEADS)
     if settings.method == known.PROMPT_TOKENS:
         return PromptTokenStudent(target, settings.heads or _PROMPT_TOKENS, settings.seed)
+    if settings.method == known.MTP:
+        return MtpStudent(target)
+    if settings.method == known.EAGLE3:
+        return Eagle3Student(target, settings.seed)
     if settings.method == known.EARLY_EXIT:
         return EarlyExitStudent(target, settings.layers)
     if settings.method == known.ACCEPTANCE:

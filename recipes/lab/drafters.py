@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
+from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE
 from ockham.training.settings import ACCEPTANCE, Settings
 from ockham.training.train import train
 
@@ -21,6 +21,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "medusa": {"tokens": 700_000, "output_tokens": 150_000},
     "prompt_tokens": {"tokens": 160_000, "output_tokens": 80_000},
     "early_exit": {"tokens": 150_000, "output_tokens": 100_000, "layers": 4},
+    "mtp": {"tokens": 300_000, "output_tokens": 80_000},
+    "eagle3": {"tokens": 80_000, "output_tokens": 25_000},
     "acceptance": {"tokens": 200_000, "output_tokens": 80_000, "draft_model": "lab-drafter"},
 }
 """What `ockham draft train lab OUT --method METHOD` is told beside the texts of texts.py."""
@@ -51,8 +53,8 @@ def install(method: str, result: Path, models: Path) -> None:
         return
     folder = models / "lab_drafters" / method
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        shutil.copy(result / name, folder / name)
+    for path in result.iterdir():
+        shutil.copy(path, folder / path.name)
     described = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     (folder / "README.md").write_text(card(described), encoding="utf-8")
 
@@ -137,6 +139,16 @@ _TITLES = {
         "early exit",
         "A correction after the first half of the lab model's layers, which then draft for the "
         "whole\n(in kind of arXiv:2502.02040).",
+    ),
+    "mtp": (
+        "block for further tokens",
+        "A layer that reads the newest token beside the lab model's hidden state, and guesses the "
+        "tokens\nafter the next one (multi-token prediction, arXiv:2412.19437).",
+    ),
+    "eagle3": (
+        "EAGLE-3 head",
+        "A layer that reads three hidden states of the lab model and the newest token, and guesses "
+        "the\ntokens after the next one (arXiv:2503.01840).",
     ),
 }
 

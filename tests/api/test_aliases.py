@@ -21,6 +21,10 @@ from ockham.core.registry import SEAMS, find
         ("off", "none"),
         ({"method": "suffix", "branches": 2}, {"method": "trie", "branches": 2}),
         ('{"method": "ngram"}', {"method": "copying"}),
+        (
+            '{"method": "qwen3_next_mtp", "num_speculative_tokens": 2}',
+            {"method": "mtp", "num_speculative_tokens": 2},
+        ),
         ('{"method": ', '{"method": '),
         ("draft_model:small,branches=2,ngram", "draft_model:small,branches=2,copying"),
         (None, None),

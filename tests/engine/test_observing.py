@@ -185,6 +185,42 @@ def test_the_row_of_the_newest_token_is_that_before_it(checkpoint: Path, drafted
     assert reached == ({False, True} if drafted else {False})
 
 
+class Reading(Watching):
+    """Is told of every row, those of prompts too."""
+
+    reads: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_who_reads_is_told_of_each_row_that_stays(checkpoint: Path, drafted: bool) -> None:
+    expected = answers(make_engine(checkpoint))
+    reading = Reading(Wants(hidden=(-1, 1), settled=True))
+    drafters: list[Drafter] = [reading]
+    if drafted:
+        drafters.append(Foretelling(VOCABULARY, 1))
+        drafters[-1].texts.extend(expected)  # type: ignore[attr-defined]
+    engine = make_engine(checkpoint, drafters)
+    assert answers(engine) == expected
+    read: dict[int, list[int]] = {}
+    for told in reading.told:
+        places = told.cells[told.seen.rows].tolist()
+        own = told.tokens[told.seen.rows].tolist()
+        embedded = engine.own_model.embed(own)
+        np.testing.assert_array_equal(told.seen.hidden[-1], embedded)
+        assert told.seen.hidden[1].shape == embedded.shape
+        (number,) = [
+            number
+            for number, text in enumerate(expected)
+            if len(read.get(number, ())) == places[0] and text[places[0] :][: len(own)] == own
+        ][:1]
+        read.setdefault(number, []).extend(own)
+    assert engine.speculation.streams.readers == {}
+    # Nothing is told of rows by which the last token was chosen: the sequence has ended.
+    for number, text in enumerate(expected):
+        assert text[: len(read[number])] == read[number]
+        assert len(text) - 7 <= len(read[number]) < len(text)
+
+
 class Marking(Watching):
     """Drafts nothing but two marks behind the latest token."""
 

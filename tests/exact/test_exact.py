@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -24,6 +25,7 @@ from ockham.model.checkpoint.keep_files import ModelSizes
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.corrected import corrected, corrected_in_a_mix
+from tests.helpers.draft_blocks import add_mtp, write_eagle3
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.gpt_oss import tiny_gpt_oss
 from tests.helpers.grammars import with_grammars
@@ -109,11 +111,17 @@ def tiers_of(directory: Path, *facts: object) -> dict[str, object]:
 
 
 def check_schedules(
-    checkpoint: Path, isa: str, directory: Path, share: float = 1.0, **values: object
+    checkpoint: Path,
+    isa: str,
+    directory: Path,
+    share: float = 1.0,
+    blocks: bool = False,
+    **values: object,
 ) -> None:
     """Drive the exactness machine: every sequence has the bits that it has alone.
 
     `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
+    With `blocks`, blocks that read the checkpoint's hidden states draft too.
     """
     values["adapter"] = "lora:max_loras=3"
     small = tiny_llama(directory / "small", seed=4, **{**SIZES, "num_hidden_layers": 1})
@@ -165,6 +173,13 @@ def check_schedules(
             "rapid": {"draft_context": 64},
         }
 
+    own_blocks: dict[str, dict[str, object]] = {}
+    if blocks:
+        copied = shutil.copytree(checkpoint, directory / "mtp")
+        own_blocks["mtp"] = {"model": str(add_mtp(copied)), "draft_context": 64}
+        head = write_eagle3(directory / "eagle3", checkpoint, known=40)
+        own_blocks["eagle3"] = {"model": str(head), "draft_context": 64}
+
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
         adapters = paths
@@ -173,6 +188,7 @@ def check_schedules(
             for method in METHODS
         } | {
             **second_models,
+            **own_blocks,
             "corpus": {"model": str(indexed(directory / "corpus", VOCABULARY))},
         }
         executors = [executor_of(crowded, threads) for threads in (1, 2)]
@@ -215,7 +231,8 @@ def test_no_schedule_changes_a_bit(
     checkpoint: Path, quantization: str, isa: str, tmp_path: Path
 ) -> None:
     state = "float32" if quantization == "fp32" else "bfloat16"
-    check_schedules(checkpoint, isa, tmp_path, quantization=quantization, kv_cache_dtype=state)
+    values = {"quantization": quantization, "kv_cache_dtype": state}
+    check_schedules(checkpoint, isa, tmp_path, blocks=True, **values)
 
 
 CODED = {"full": "int8", "window": "int4", "experts": "k=int8,v=int4"}
@@ -313,9 +330,8 @@ def test_no_schedule_changes_a_bit_of_layers_that_do_not_attend(
     name: str, isa: str, tmp_path: Path
 ) -> None:
     checkpoint = HYBRID[name](tmp_path / "model")
-    check_schedules(
-        checkpoint, isa, tmp_path, share=0.5, quantization="int8", kv_cache_dtype="bfloat16"
-    )
+    values = {"quantization": "int8", "kv_cache_dtype": "bfloat16"}
+    check_schedules(checkpoint, isa, tmp_path, share=0.5, blocks=True, **values)
 
 
 REWRITTEN = {

@@ -24,6 +24,7 @@ from ockham.training.documents import read_documents
 from ockham.training.outputs import Outputs, write_outputs
 from ockham.training.settings import Settings
 from ockham.training.train import Trained, train
+from tests.helpers.serving import ask, complete, make_engine
 from tests.helpers.tiny import tiny_llama
 
 
@@ -70,6 +71,34 @@ def test_prompt_tokens_are_trained_and_read(target: Path, data: Path, tmp_path: 
     parts = read_drafter(tmp_path / "out").parts
     assert isinstance(parts, PromptTokens)
     assert parts.embeddings.shape == (2, 128)
+
+
+def test_a_head_reads_several_layers(target: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="of at least four layers"):
+        train(settings(target, data, tmp_path / "none", "eagle3"))
+    deep = tiny_llama(tmp_path / "deep", tokenizer=True, num_hidden_layers=4)
+    out = tmp_path / "out"
+    trained = train(settings(deep, data, out, "eagle3"))
+    assert trained.losses[-1] < trained.losses[0]
+    setting = {"method": "eagle3", "model": str(out), "adaptive": False}
+    engine = make_engine(deep, speculative_config=setting)
+    found = complete(engine, [ask("one", [5, 6, 7] * 9)])
+    assert found == complete(make_engine(deep), [ask("one", [5, 6, 7] * 9)])
+    assert engine.speculation.stats().drafts > 0
+
+
+def test_a_block_is_trained_and_drafts(target: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trained = train(settings(target, data, out, "mtp"))
+    assert learned(trained)
+    assert 0 <= trained.scores["held_out"]["agreement"] <= 1
+    engine = make_engine(target, speculative_config={"model": str(out), "adaptive": False})
+    assert engine.speculation.names == ["copying", "grammar", "mtp"]
+    found = complete(engine, [ask("one", [5, 6, 7] * 9)])
+    assert found == complete(make_engine(target), [ask("one", [5, 6, 7] * 9)])
+    assert "mtp" in {*engine.total.saved, *engine.total.wasted}
+    with pytest.raises(ConfigError, match="made for the method 'mtp'"):
+        make_engine(target, speculative_config={"method": "draft_model", "model": str(out)})
 
 
 def test_an_early_exit_is_trained_and_read(target: Path, data: Path, tmp_path: Path) -> None:

@@ -52,10 +52,13 @@ from ockham.core.seams.keep import (
 )
 from ockham.core.seams.models import (
     Foreseen,
+    HeadModel,
     Likely,
+    LoadHead,
     LoadSmall,
     OwnModel,
     Rows,
+    SecondModel,
     SmallModel,
     Target,
 )
@@ -182,6 +185,7 @@ __all__ = [
     "Gate",
     "GatedModel",
     "Given",
+    "HeadModel",
     "HeldCells",
     "Hold",
     "Inputs",
@@ -198,6 +202,7 @@ __all__ = [
     "Layout",
     "Likely",
     "Linear",
+    "LoadHead",
     "LoadSmall",
     "Longs",
     "LowRank",
@@ -231,6 +236,7 @@ __all__ = [
     "SearchState",
     "Until",
     "UsesSecondModel",
+    "SecondModel",
     "Seen",
     "SequenceGate",
     "SequencePattern",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams.models import LoadSmall, OwnModel
+from ockham.core.seams.models import LoadHead, LoadSmall, OwnModel
 from ockham.core.seams.observe import Observer
 
 
@@ -25,8 +25,8 @@ class Draft:
 
 class DraftStream(Observer, Protocol):
     """What a drafter knows of one sequence. It is asked what it wants of the sequence's rows, and
-    told of them, if its drafter `observes`, and only while drafting goes on; of a row by which the
-    newest token was chosen, before it is given that token."""
+    told of them, if its drafter `observes`, and only while drafting goes on (see `Drafter.reads`);
+    of a row by which the newest token was chosen, before it is given that token."""
 
     def extend(self, tokens: Ints) -> None:
         """The sequence's next tokens, each given once and in order."""
@@ -102,6 +102,10 @@ class Drafter(Protocol):
     comes whatever the model says: chains of tokens of its only kind."""
     observes: ClassVar[bool] = False
     """Whether its streams want to know of their sequences' rows."""
+    reads: ClassVar[bool] = False
+    """Whether, beside that, its streams are asked and told of every row, those of prompts too, and
+    while nothing is drafted. They are opened before they are given any token. Rows that were
+    computed before, or for another sequence, are not among them."""
     marks: Floats | None = None
     """(kinds of marks, hidden_size), of a drafter whose drafts have marks: tokens below 0, of which
     no row is ever accepted. The input of mark -1 - i is row i; it sees what a token in its place
@@ -113,6 +117,11 @@ class Drafter(Protocol):
     def attach(self, load: LoadSmall) -> None:
         """Begin to work for an engine, which loads second models by name. Raises ConfigError or
         DoesNotFit, as `load` does, if that cannot be."""
+        return
+
+    def attach_head(self, load: LoadHead) -> None:
+        """Begin to work for an engine, which loads heads that draft for its model. Raises
+        ConfigError, ModelError or DoesNotFit, as `load` does, if that cannot be."""
         return
 
     def attach_model(self, model: OwnModel) -> None:

@@ -26,22 +26,25 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one view in a step of a `SmallModel`, in its next cells, which are reserved.
+    """Rows of one view in a step of a `SecondModel`, in its next cells, which are reserved.
 
     Tokens that follow each other, or of a draft tree: then row i sees the cells [0, `committed`)
-    and then those of its ancestors, `above[i]`.
+    and then those of its ancestors, `above[i]`. Of a `HeadModel`, `beside` (n, `carried`) is what
+    is read beside each token: what was carried from the row before it.
     """
 
     view: Any
     tokens: Sequence[int]
     committed: int = 0
     above: Sequence[Sequence[int]] | None = None
+    beside: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What a `SmallModel` says after some rows: (n, vocabulary) logits, (n, k) likely tokens, the
-    likeliest first, and where it was asked for, (n, hidden) the state after the last layer."""
+    """What a `SecondModel` says after some rows: (n, vocabulary) logits, (n, k) likely tokens, the
+    likeliest first, and where it was asked for, (n, hidden) the state after the last layer, or of
+    a `HeadModel` what is carried to the rows behind them."""
 
     logits: Floats
     candidates: Ints
@@ -64,8 +67,9 @@ class Foreseen:
         )
 
 
-class SmallModel(Protocol):
-    """A second model, with a state of its own. A view is one sequence's window onto that."""
+class SecondModel(Protocol):
+    """What drafts beside the engine's model, with a state of its own. A view is one sequence's
+    window onto that."""
 
     longest: int
     """Tokens of a sequence, at most."""
@@ -99,11 +103,6 @@ class SmallModel(Protocol):
         of a tree; `likely` is how many candidates are wanted."""
         ...
 
-    def states(self, view: Any, tokens: Sequence[int], layers: Sequence[int]) -> dict[int, Floats]:
-        """Compute tokens in a view's next cells: the residual stream after each of the layers (-1:
-        before the first), (tokens, hidden_size). Raises ConfigError where there is no room."""
-        ...
-
     def sample(self, logits: Floats, draws: Sequence[Any]) -> list[int | None]:
         """The tokens of some draws (`kernels.sampling.Draw`); None where masks left none."""
         ...
@@ -123,6 +122,44 @@ class LoadSmall(Protocol):
         ...
 
 
+class SmallModel(SecondModel, Protocol):
+    """A whole second model."""
+
+    def states(self, view: Any, tokens: Sequence[int], layers: Sequence[int]) -> dict[int, Floats]:
+        """Compute tokens in a view's next cells: the residual stream after each of the layers (-1:
+        before the first), (tokens, hidden_size). Raises ConfigError where there is no room."""
+        ...
+
+
+class HeadModel(SecondModel, Protocol):
+    """A block that was trained to draft for one model. Each of its rows reads a token, and beside
+    it what is carried from the row before: from the model's own row where that has been computed,
+    else from the block's."""
+
+    layers: Sequence[int]
+    """Of the model: those after which its hidden states are carried."""
+
+    def carry(self, states: Sequence[Floats]) -> Floats:
+        """What is carried from rows of the model, of whose hidden states after each of `layers`
+        these are, (n, hidden_size) each."""
+        ...
+
+    def slide(self, view: Any) -> None:
+        """Give back the cells that no later row sees. The view is not truncated below its present
+        cells any more."""
+        ...
+
+
+class LoadHead(Protocol):
+    """Loads a block that drafts for the engine's model."""
+
+    def __call__(self, form: str, model: str | None, context: int) -> HeadModel:
+        """That of a published `form`, "mtp" or "eagle3", from the directory `model`; None: from the
+        checkpoint of the engine's model. Its rows see `context` tokens. Raises ConfigError,
+        ModelError or DoesNotFit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Likely:
     """What some rows make likely: `logits` (rows, vocabulary), and of each row the likeliest
@@ -138,6 +175,8 @@ class OwnModel(Protocol):
     hidden_size: int
     layers: int
     vocabulary: int
+    branching: bool
+    """Whether a row of a draft may have several that follow it."""
     sublayers: tuple[Sublayer, ...]
     """Those of all layers, in order. Not every layer need have both."""
     neurons: tuple[int, ...]

@@ -54,8 +54,15 @@ class Wants(msgspec.Struct, frozen=True):
     """Whether to be told later, when the step's tokens are chosen, and then only of the row by
     which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
     then. Nothing is told of a sequence that has ended, nor if there is nothing to tell."""
+    settled: bool = False
+    """Whether `hidden` is wanted of every own row, and told later, when the step's tokens are
+    chosen: of the rows that stay, which are all but those of drafted tokens that were not accepted.
+    Nothing else is wanted then, and nothing is told of a sequence that has ended."""
 
     def __post_init__(self) -> None:
+        others = self.candidates, self.logits, self.scores, self.score_sums, self.totals
+        assert not self.settled or not any((*others, self.queries, self.newest)), "hidden alone"
+        assert not self.settled or self.rows is None, "every own row"
         assert self.rows is None or not self.newest, "the newest token's row is known only later"
         assert not (self.queries and self.newest), "queries are of rows that are known before"
         assert not (self.totals and self.newest), "totals are of rows that are known before"

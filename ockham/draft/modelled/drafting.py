@@ -14,7 +14,7 @@ import numpy as np
 
 from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Draft, Drafter, DraftStream, Foreseen, Rows, SmallModel, Wish
+from ockham.core.seams import Draft, Drafter, DraftStream, Foreseen, Rows, SecondModel, Wish
 from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
@@ -71,7 +71,7 @@ class ModelDrafting(Drafter):
 
     joint: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = FIRST_PRIOR + OTHER_PRIOR
-    model: SmallModel
+    model: SecondModel
 
     def __init__(self, branches: int, rejection_threshold: float = 1.0) -> None:
         self._branches = branches
@@ -154,14 +154,17 @@ class ModelDrafting(Drafter):
         """Compute what the streams have not read yet, of those that the pool has room for."""
         for each in growing:
             each.stream.settle()
-        able = [each for each in growing if each.stream.reserve(len(each.stream.unread))]
+        able = [
+            each
+            for each in growing
+            if each.stream.unread and each.stream.reserve(len(each.stream.unread))
+        ]
         left, rows = list(able), {}
         while left:
             began, room, chunks = time.perf_counter(), self.model.most_rows, []
             for each in left:
                 if room:
-                    view = each.stream.view
-                    chunks.append((each, Rows(view, each.stream.take(room))))
+                    chunks.append((each, each.stream.rows(room)))
                     room -= len(chunks[-1][1].tokens)
             foreseen = self._run([chunk for _, chunk in chunks])
             for row, (each, _) in enumerate(chunks):
@@ -177,13 +180,17 @@ class ModelDrafting(Drafter):
         began, chunks = time.perf_counter(), []
         for each, group in groupby(places, key=lambda place: place[0]):
             numbers = [number for _, number in group]
-            stream, first = each.stream, each.stream.view.tokens
+            first = each.stream.view.tokens
             above = [each.compute(number, first + i) for i, number in enumerate(numbers)]
-            tokens = [each.tokens[number] for number in numbers]
-            chunks.append(Rows(stream.view, tokens, stream.committed, above))
+            chunks.append(self._rows(each, numbers, above))
         foreseen = self._run(chunks)
         self._cost.learn(len(places), time.perf_counter() - began)
         return foreseen
+
+    def _rows(self, each: Growing, numbers: list[int], above: list[list[int]]) -> Rows:
+        """The rows of some of a draft's tokens, which see the cells `above`."""
+        tokens = [each.tokens[number] for number in numbers]
+        return Rows(each.stream.view, tokens, each.stream.committed, above)
 
     def _run(self, chunks: Sequence[Rows]) -> Foreseen:
         return self.model.run(chunks, LIKELY, hidden=self.head is not None)

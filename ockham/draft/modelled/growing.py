@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from ockham.core.arrays import Floats
 from ockham.core.seams import Draft, Wish
 from ockham.draft.modelled.stream import ROOT, ModelStream
 
@@ -34,6 +35,9 @@ class Growing:
         self._cells: list[int] = []
         self._computed = 0
         self._fresh: list[int] = []
+        self.carried: dict[int, Floats] = {}
+        """Of tokens whose rows are computed, and of `ROOT`: what is carried to those below, (n,),
+        where something is."""
 
     def chance(self, number: int) -> float:
         """Of a token, or of `ROOT`, which is said already."""

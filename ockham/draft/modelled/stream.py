@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ockham.core.arrays import Ints
-from ockham.core.seams import Draft, DraftStream, SmallModel
+from ockham.core.seams import Draft, DraftStream, Rows, SecondModel
 
 ROOT = -1
 """Where the first drafted tokens hang: the last token that was read."""
@@ -19,7 +19,7 @@ class ModelStream(DraftStream):
     would stand. `recompute`: it is, because drafted rows were computed approximately.
     """
 
-    def __init__(self, model: SmallModel, recompute: bool = False) -> None:
+    def __init__(self, model: SecondModel, recompute: bool = False) -> None:
         self._model = model
         self._recompute = recompute
         self.view = model.open()
@@ -83,6 +83,10 @@ class ModelStream(DraftStream):
         self.committed += len(tokens)
         self._last = tokens[-1]
         return tokens
+
+    def rows(self, most: int) -> Rows:
+        """The same as rows of a step."""
+        return Rows(self.view, self.take(most))
 
     def grow(self, parent: int, token: int, cell: int) -> None:
         """A drafted token's row is computed in this cell, below the one in `parent`'s."""

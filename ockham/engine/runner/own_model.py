@@ -39,6 +39,7 @@ class OwnModel:
         tokenizer: Callable[[], str | None],
     ) -> None:
         self.hidden_size, self.vocabulary = hidden_size, vocabulary
+        self.branching = not any(layout.spec.ends for layout in state.groups)
         self.layers = sum(name.endswith(".before") for name in program.breakpoints)
         self.wrote = False
         """Whether cells were reserved or written since this was last made false."""
@@ -108,8 +109,8 @@ class OwnModel:
         start, last = end - count, end + count * len(skips)
         if view.compacted_at or any(held.let_go for held in view.groups):
             return None
-        if any(layout.spec.ends for layout in self._state.groups):
-            return None  # whose rows do not branch
+        if not self.branching:
+            return None
         if last > self._longest or last - end > self._most_rows or not self.reserve(view, last):
             return None
         places = np.arange(end, last, dtype=np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.core.step import Floats, Step
 from ockham.core.units import readable
-from ockham.kernels.base import Executor, GroupLayout, Run
+from ockham.kernels.base import Backend, Executor, GroupLayout, Run
+from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw
 from ockham.model.loading import LoadedModel, load_model, plan_model
 from ockham.model.machine_memory import available_bytes
@@ -25,7 +27,87 @@ ROWS = 512
 """Most rows of a step of it."""
 
 
-class SmallModel:
+class SecondModel:
+    """See `core.seams.SecondModel`: a program, over a state of its own. It reads
+    `longest` tokens of a sequence at most; its last layer is `last_layer`."""
+
+    def __init__(
+        self,
+        program: Program,
+        backend: Backend,
+        layouts: Sequence[GroupLayout],
+        *,
+        longest: int,
+        last_layer: int,
+        numerics_id: str,
+        directory: Path,
+        hidden_size: int,
+    ) -> None:
+        self.longest = longest
+        self.most_rows = ROWS
+        self.directory = directory
+        self.hidden_size = hidden_size
+        self.layer_parallel = 1
+        self.program = program
+        planes = backend.allocate(layouts)
+        self.executor = backend.bind(program, planes)
+        self.state = State(planes, layouts, longest, numerics_id)
+        self._operations = len(program.ops)
+        self._last_layer = last_layer
+
+    def open(self) -> View:
+        return self.state.new_view()
+
+    def reserve(self, view: View, cells: int) -> bool:
+        return self.state.reserve(view, cells)
+
+    def truncate(self, view: View, cells: int) -> None:
+        if view.tokens > cells:
+            self.state.truncate(view, cells)
+
+    def release(self, view: View) -> None:
+        self.state.release(view)
+
+    def bytes(self, view: View) -> int:
+        pairs = zip(view.groups, self.state.groups, strict=True)
+        return sum(held.pages * layout.page_bytes for held, layout in pairs)
+
+    def move(self, view: View, source: Sequence[int], target: Sequence[int]) -> None:
+        self.state.move(view, source, target)
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
+        return [drawn.token for drawn in self.executor.sample(logits, draws)]
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        return self.executor.noise(seed, stream, position, tokens)
+
+    def _advance(self, chunks: Sequence[Rows]) -> None:
+        for chunk in chunks:
+            self.state.advance(chunk.view, chunk.view.tokens + len(chunk.tokens))
+
+    def _step(self, chunks: Sequence[Rows]) -> Step:
+        """Rows of trees want logits each, of the others the last."""
+        views = [chunk.view for chunk in chunks]
+        counts = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
+        rows = chains(np.array([view.tokens for view in views], np.int32), counts)
+        ends = rows.first_rows + counts
+        wanted: list[int] = []
+        branches: list[Branch] = []
+        for chunk, first, end in zip(chunks, rows.first_rows.tolist(), ends.tolist(), strict=True):
+            wanted += [end - 1] if chunk.above is None else range(first, end)
+            branches += _branches(chunk, first)
+        return build_step(
+            np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
+            rows.places,
+            rows.owner,
+            self.state.tables(views),
+            self.state.page_tokens,
+            branches=branches,
+            wants_logits=np.array(wanted, np.int32),
+        )
+
+
+class SmallModel(SecondModel):
     """See `core.seams.SmallModel`. Its state has room for as many tokens as the target's, or for
     `longest` of each sequence; where no `model` is named, it is the engine's `own`.
 
@@ -56,38 +138,17 @@ class SmallModel:
                 "works beside another cannot have: its texts are taken back to any place; name "
                 "another model."
             )
-        self.longest = min(most, loaded.description.max_position_embeddings)
-        self.most_rows = ROWS
-        planes = loaded.backend.allocate(layouts)
-        self.executor = loaded.backend.bind(loaded.program, planes)
-        self.state = State(planes, layouts, self.longest, loaded.numerics_id)
-        self.directory = loaded.directory
-        self.hidden_size = loaded.description.hidden_size
-        self.layer_parallel = 1
-        self.program = loaded.program
-        self._operations = len(loaded.program.ops)
+        super().__init__(
+            loaded.program,
+            loaded.backend,
+            layouts,
+            longest=min(most, loaded.description.max_position_embeddings),
+            last_layer=loaded.description.layers - 1,
+            numerics_id=loaded.numerics_id,
+            directory=loaded.directory,
+            hidden_size=loaded.description.hidden_size,
+        )
         self._breakpoints = loaded.program.breakpoints
-        self._last_layer = loaded.description.layers - 1
-
-    def open(self) -> View:
-        return self.state.new_view()
-
-    def reserve(self, view: View, cells: int) -> bool:
-        return self.state.reserve(view, cells)
-
-    def truncate(self, view: View, cells: int) -> None:
-        if view.tokens > cells:
-            self.state.truncate(view, cells)
-
-    def release(self, view: View) -> None:
-        self.state.release(view)
-
-    def bytes(self, view: View) -> int:
-        pairs = zip(view.groups, self.state.groups, strict=True)
-        return sum(held.pages * layout.page_bytes for held, layout in pairs)
-
-    def move(self, view: View, source: Sequence[int], target: Sequence[int]) -> None:
-        self.state.move(view, source, target)
 
     def run(self, chunks: Sequence[Rows], likely: int, hidden: bool = False) -> Foreseen:
         step = self._step(chunks)
@@ -101,8 +162,7 @@ class SmallModel:
         else:
             self.executor.run(run, 0, self._operations)
         output = self.executor.finish(run)
-        for chunk in chunks:
-            self.state.advance(chunk.view, chunk.view.tokens + len(chunk.tokens))
+        self._advance(chunks)
         last = output.hidden.get(self._last_layer)
         if hidden and states is not None:  # what the last layer of a group gives is not their sum
             last = states[step.wants_logits]
@@ -144,33 +204,6 @@ class SmallModel:
         ]
         size = self.layer_parallel
         return [layers[:1], *(layers[i : i + size] for i in range(1, len(layers), size))]
-
-    def _step(self, chunks: Sequence[Rows]) -> Step:
-        """Rows of trees want logits each, of the others the last."""
-        views = [chunk.view for chunk in chunks]
-        counts = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
-        rows = chains(np.array([view.tokens for view in views], np.int32), counts)
-        ends = rows.first_rows + counts
-        wanted: list[int] = []
-        branches: list[Branch] = []
-        for chunk, first, end in zip(chunks, rows.first_rows.tolist(), ends.tolist(), strict=True):
-            wanted += [end - 1] if chunk.above is None else range(first, end)
-            branches += _branches(chunk, first)
-        return build_step(
-            np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
-            rows.places,
-            rows.owner,
-            self.state.tables(views),
-            self.state.page_tokens,
-            branches=branches,
-            wants_logits=np.array(wanted, np.int32),
-        )
-
-    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
-        return [drawn.token for drawn in self.executor.sample(logits, draws)]
-
-    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
-        return self.executor.noise(seed, stream, position, tokens)
 
 
 def _load(model: str, target: Target, longest: int, cells: int) -> LoadedModel:

@@ -94,7 +94,7 @@ class Speculation:
     def observers(self) -> Observers:
         """Of each sequence, the drafters' streams that may want to know of its rows now."""
         if self.config.adaptive and not self.account.open:
-            return {}
+            return self.streams.readers
         return self.streams.observers
 
     def save(self) -> None:

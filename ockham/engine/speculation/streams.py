@@ -26,9 +26,22 @@ class Streams:
         self._drafters = drafters
         self._learning = any(each.drafter.learns for each in drafters)
         self._observe = any(each.drafter.observes for each in drafters)
+        self._reading = [each for each in drafters if each.drafter.reads]
         self._known: dict[Sequence, KnownSequence] = {}
-        self.observers: dict[Sequence, list[FedObserver]] = {}
+        self.observers: dict[Sequence, list[Observer]] = {}
         """Of each sequence, the streams of the drafters that observe; none if no drafter does."""
+        self.readers: dict[Sequence, list[DraftStream]] = {}
+        """Those of them that are told of every row."""
+
+    def meet(self, sequences: Iterable[Sequence]) -> None:
+        """Rows of these sequences are computed next."""
+        if not self._reading:
+            return
+        for sequence in sequences:
+            if sequence not in self.readers:
+                opened = [each.open(sequence) for each in self._reading]
+                self.readers[sequence] = opened
+                self.observers.setdefault(sequence, []).extend(opened)
 
     def of(self, sequence: Sequence) -> KnownSequence:
         """What is known of a sequence that `fed` has named before."""
@@ -39,13 +52,18 @@ class Streams:
         the drafters are told in several steps."""
         known = self._known.get(sequence)
         if known is None:
+            self.meet([sequence])
+            opened = iter(self.readers.get(sequence, ()))
             known = self._known[sequence] = KnownSequence(
-                [each.open(sequence) for each in self._drafters],
+                [
+                    next(opened) if each.drafter.reads else each.open(sequence)
+                    for each in self._drafters
+                ],
                 [OwnAcceptance(len(each.drafter.kinds)) for each in self._drafters],
             )
             if self._observe:
                 self.observers[sequence] = [
-                    FedObserver(self, sequence, known, stream)
+                    stream if each.drafter.reads else FedObserver(self, sequence, known, stream)
                     for each, stream in zip(self._drafters, known.streams, strict=True)
                     if each.drafter.observes
                 ]
@@ -65,15 +83,17 @@ class Streams:
         """The sequence has ended."""
         known = self._known.pop(sequence, None)
         self.observers.pop(sequence, None)
+        streams: list[DraftStream] = self.readers.pop(sequence, [])
         if known is not None:
             if self._learning:
                 self.feed(known, sequence)  # others may go on as it ended
-            for stream in known.streams:
-                stream.close()
+            streams = known.streams
+        for stream in streams:
+            stream.close()
 
     def forget_all(self) -> None:
         """No sequence that is known runs any longer."""
-        for sequence in list(self._known):
+        for sequence in [*self._known, *(each for each in self.readers if each not in self._known)]:
             self.forget(sequence)
 
     @property

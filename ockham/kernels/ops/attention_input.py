@@ -23,7 +23,10 @@ class AttentionInput(Operation):
     planes at the step's slots, rounded to the planes' dtype. Leaves q (R, H, E).
 
     Where `values_are_keys`, `qkv` has no rows of values: v is k before its norm. Where the layer
-    `reads` another's keys and values, `qkv` has rows of queries alone, and nothing is written."""
+    `reads` another's keys and values, `qkv` has rows of queries alone, and nothing is written.
+
+    With a table `beside`, h = [beside_norm(beside[ids]), norm(x)]: the row of the step's token,
+    also where the row's input is an embedding, stands before the stream."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("qkv",)
 
@@ -32,7 +35,7 @@ class AttentionInput(Operation):
     heads: int
     kv_heads: int
     head_dim: int
-    qkv: Linear  # ((H + 2 G) * E, D), or ((H + G) * E, D), or (H * E, D)
+    qkv: Linear  # ((H + 2 G) * E, D), ((H + G) * E, D) or (H * E, D)
     norm: Norm | None = None
     bias: Floats | None = None
     q_norm: Norm | None = None
@@ -43,6 +46,8 @@ class AttentionInput(Operation):
     v_norm: Norm | None = None
     values_are_keys: bool = False
     reads: int | None = None
+    beside: Linear | None = None  # (V, D)
+    beside_norm: Norm | None = None
 
     @property
     def sublayer(self) -> Sublayer:

@@ -39,6 +39,11 @@ class Dense:
         return exact.astype(np.float32)
 
 
+def normed(x: Floats, norm: Norm | None) -> Floats:
+    """norm(x) of a few rows, or x where there is none, rounded once."""
+    return x if norm is None else _normed(x.astype(np.float64), norm).astype(np.float32)
+
+
 def _normed(x: Doubles, norm: Norm) -> Doubles:
     if norm.kind == "layer":
         x = x - x.mean(axis=-1, keepdims=True)

@@ -13,7 +13,11 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 def compute(run: ReferenceRun, op: AttentionInput) -> None:
     x, heads = run.of_active(run.x), op.heads
     rows = len(x)
-    qkv = run.product(op, "qkv", normalise(x, op.norm))
+    h = normalise(x, op.norm)
+    if op.beside is not None:
+        embedded = normalise(op.beside.rows(run.of_active(run.step.ids)), op.beside_norm)
+        h = np.concatenate([embedded, h], axis=1)
+    qkv = run.product(op, "qkv", h)
     if op.bias is not None:
         qkv += op.bias
     q, k, v = np.split(qkv, [heads * op.head_dim, (heads + op.kv_heads) * op.head_dim], axis=1)

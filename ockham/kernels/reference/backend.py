@@ -8,7 +8,7 @@ import numpy as np
 
 from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.noise import gumbel
-from ockham.core.seams import AdapterDtype, Layout, LowRank
+from ockham.core.seams import AdapterDtype, Layout, Linear, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
@@ -148,6 +148,9 @@ class ReferenceBackend:
 
     def numerics(self, formats: Collection[str] = ()) -> str:
         return f"reference-1/numpy-{np.__version__}"
+
+    def multiply(self, linear: Linear, x: Floats) -> Floats:
+        return linear.matmul(x)
 
     def allocate(self, groups: Sequence[GroupLayout]) -> ReferencePlanes:
         return ReferencePlanes(groups)

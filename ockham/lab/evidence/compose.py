@@ -56,6 +56,8 @@ DRAFT_MODELS = {
     "medusa": "lab-medusa",
     "prompt_tokens": "lab-prompt-tokens",
     "early_exit": "lab-early-exit",
+    "mtp": "lab-mtp",
+    "eagle3": "lab-eagle3",
 }
 """What drafters that need a model draft with: the pairs run on the lab model."""
 COMPANION = "small=lab-drafter"

@@ -78,6 +78,14 @@ M2R2 = (
     "decoding"
 )
 
+DEEPSEEK = (
+    "DeepSeek-V3 (arXiv:2412.19437): 85% to 90% of the tokens after the next one are accepted, 1.8 "
+    "times the tokens a second"
+)
+EAGLE3 = (
+    "EAGLE-3 (arXiv:2503.01840): up to 6.5 times as fast, some 1.4 times as EAGLE-2, without loss"
+)
+
 SWIFT = "SWIFT (arXiv:2410.06916): 1.3 to 1.6 times as fast, with nothing trained"
 MATFORMER = (
     "MatFormer (arXiv:2310.07707): smaller models inside of one agree with it, so that speculative "
@@ -124,6 +132,18 @@ def prompt_tokens(bench: Bench) -> Row:
 def early_exit(bench: Bench) -> Row:
     """The same with the built-in model's own first layers."""
     return drafting(bench, "early_exit", M2R2, model="lab-early-exit", **ALWAYS)
+
+
+@evidence("drafter", "mtp", only_lab=TRAINED)
+def mtp(bench: Bench) -> Row:
+    """The same with a block trained for the built-in model."""
+    return drafting(bench, "mtp", DEEPSEEK, model="lab-mtp", **ALWAYS)
+
+
+@evidence("drafter", "eagle3", only_lab=TRAINED)
+def eagle3(bench: Bench) -> Row:
+    """The same with a head trained for the built-in model."""
+    return drafting(bench, "eagle3", EAGLE3, model="lab-eagle3", **ALWAYS)
 
 
 @evidence("drafter", "skip")

@@ -189,7 +189,7 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ("auto,copying", "name it alone"),
         ({"method": "copying", "branches": 2}, "branches is a setting of the method draft_model"),
         ({"method": "trie", "prompt_lookup_min": 5}, "prompt_lookup_min is a setting of"),
-        ({"draft_context": 64}, "draft_context is a setting of the method rapid"),
+        ({"draft_context": 64}, "draft_context is a setting of the method eagle3 or mtp or rapid"),
         ({"learned_file": "kept"}, "learned_file is a setting of the method trie"),
         ({"learned_bytes": 2 << 20}, "learned_bytes is a setting of the method recycling or"),
         ({"options": {"branches": 2}}, "unknown field `options`"),
@@ -241,7 +241,8 @@ def test_a_long_prompt_is_told_in_several_steps(
         ("draft_model:lab-medusa", "made for the method 'medusa'"),
         (
             {"model": "lab-medusa", "branches": 2},
-            "branches is a setting of the method draft_model or rapid, and the method is 'auto'",
+            "branches is a setting of the method draft_model or eagle3 or mtp or rapid, and the "
+            "method is 'auto'",
         ),
         ({"method": "medusa", "model": "lab-drafter"}, "is a model: it drafts by"),
         ({"method": "corpus", "model": "nowhere"}, "there is no directory 'nowhere'"),
