@@ -141,26 +141,33 @@ def _names_of(weights: Weights, opened: OpenedModel, directory: Path) -> MtpName
 
 def _block_of(model: ModelDescription, context: int) -> ModelDescription:
     """A model of one layer, which is like the last that attends, and sees so many tokens."""
-    deltas = () if model.deltas is None else model.deltas.layers
-    others = {*model.without_attention, *model.convolutions, *deltas}
+    recurrent = () if model.recurrent is None else model.recurrent.layers
+    others = {*model.without_attention, *model.convolutions, *recurrent}
     last = max(layer for layer in range(model.layers) if layer not in others)
     experts = model.experts
     if experts is not None:
         experts = replace(experts, layers=(0,), widths=None)
-    architecture = replace(
-        model.architecture, prefixes=("",), layers="layers.", final_norm="norm", delta=None
-    )
+    kv_heads, head_dim = model.heads_of(last)
     return replace(
         model,
-        architecture=architecture,
+        architecture=replace(
+            model.architecture, prefixes=("",), layers="layers.", final_norm="norm"
+        ),
         layers=1,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         windows=(context,),
         ropes=(model.ropes[last],),
         experts=experts,
         widths=None,
         without_attention=(),
+        without_feed_forward=(),
         convolutions=(),
-        deltas=None,
+        recurrent=None,
+        layer_heads=None,
+        values_are_keys=(),
+        reads=None,
+        layer_inputs=0,
         apart=frozenset(),
         pooling=None,
     )
