@@ -39,7 +39,7 @@ def llama3(**changes: Any) -> dict[str, Any]:
         ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a positive integer, not '4'"),
         ({"vocab_size": 0}, "vocab_size .* must be a positive integer, not 0"),
         ({"num_key_value_heads": 3}, r"heads of config.json \(4\) is not a multiple of .*\(3\)"),
-        ({"hidden_act": "relu2"}, "activation 'relu2' is not supported; supported are silu"),
+        ({"hidden_act": "relu3"}, "activation 'relu3' is not supported; supported are silu"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps .* must be a positive number"),
         ({"eos_token_id": "</s>"}, "eos_token_id .* must be token ids"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5, which LlamaForCausalLM"),
