@@ -104,7 +104,8 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
                           element_of(planes[count - 1].attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
                           nb::cast<int64_t>(group.attr("page_rows"))});
-        if (count == 1) shapes.back().row_floats = shapes.back().head_dim;
+        shapes.back().latent = nb::cast<bool>(spec.attr("latent"));
+        if (count == 1 && !shapes.back().latent) shapes.back().row_floats = shapes.back().head_dim;
         shapes.back().mirrors = mirrors_of(group.attr("mirrors"), shapes.back());
         shapes.back().books = books_of(group.attr("books"), shapes.back());
     }
@@ -144,7 +145,7 @@ struct StateShape {
         }
         item_bytes = keys.coded() ? 1 : static_cast<size_t>(keys.unit_bytes);
         sizes[0] = shape.layers.size();
-        sizes[1] = key == value ? 2 : 1;
+        sizes[1] = key == value && !shape.latent ? 2 : 1;
         sizes[2] = slots;
         sizes[3] = static_cast<size_t>(shape.kv_heads);
         sizes[4] = key == value ? key / item_bytes : key + value;

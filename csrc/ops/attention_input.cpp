@@ -47,7 +47,8 @@ const float* rotations(Run& run) {
     return memory;
 }
 
-// Those of a layer's own rope (R, 2, half), or null where it has none.
+}  // namespace
+
 const float* rotations_of(Run& run, int64_t layer) {
     const int64_t own = run.program.ropes.of_layer(layer);
     if (own < 0) return nullptr;
@@ -56,6 +57,8 @@ const float* rotations_of(Run& run, int64_t layer) {
         rotation += 2 * run.step.rows * run.program.ropes.all()[i].half();
     return rotation;
 }
+
+namespace {
 
 // norm(x) of the active rows [first, first + count), each behind the normed row of its token in `beside`.
 auto joined_rows(Run& run, const AttentionInput& op, int64_t first, int64_t count) {
@@ -76,8 +79,8 @@ auto joined_rows(Run& run, const AttentionInput& op, int64_t first, int64_t coun
                 }};
 }
 
-// Where runs of the active rows [first, first + count) begin, and where the last ends: the rows of a run
-// are written to slots that follow one another in one group of 16.
+}  // namespace
+
 void find_runs(const RowSet& active, const int64_t* slots, int64_t page_tokens, int64_t first,
                int64_t count, std::vector<int64_t>& runs) {
     runs.assign(1, first);
@@ -95,8 +98,6 @@ void find_runs(const RowSet& active, const int64_t* slots, int64_t page_tokens, 
     }
     runs.push_back(first + count);
 }
-
-}  // namespace
 
 AttentionInput::AttentionInput(const Fields& fields)
     : layer(fields.integer("layer")),
@@ -126,7 +127,7 @@ void AttentionInput::check(Program& program) const {
     require(program.planes.group_of(kept) == group,
             at("the planes", kept) + " belong to another group.");
     const LayerPlane plane = program.planes.layer(kept);
-    require(plane.row_floats == 0 && plane.kv_heads == kv_heads && plane.head_dim == head_dim,
+    require(plane.row_floats == 0 && !plane.latent && plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
     const int64_t sides = reads >= 0 ? 0 : values_are_keys ? 1 : 2, outputs = q + sides * kv;
     check_dense(program, qkv, outputs, beside.inputs + program.hidden,

@@ -7,11 +7,12 @@
 
 #include "ops/operation.h"
 #include "ops/parts.h"
+#include "run.h"
 #include "state/rope.h"
 
 namespace ockham::ops {
 
-struct AttentionInput final : Operation {
+struct AttentionInput : Operation {
     int64_t layer = 0, group = 0, heads = 0, kv_heads = 0, head_dim = 0;
     Stack qkv;
     Norm norm;
@@ -31,5 +32,13 @@ struct AttentionInput final : Operation {
     void check(Program& program) const override;
     void run(Run& run) const override;
 };
+
+// The cosines and sines of a layer's own rope (R, 2, half), or null where it has none.
+const float* rotations_of(Run& run, int64_t layer);
+
+// Where runs of the active rows [first, first + count) begin, and where the last ends: the rows of a run
+// are written to slots that follow one another in one group of 16.
+void find_runs(const RowSet& active, const int64_t* slots, int64_t page_tokens, int64_t first,
+               int64_t count, std::vector<int64_t>& runs);
 
 }  // namespace ockham::ops

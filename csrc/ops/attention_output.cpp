@@ -5,11 +5,13 @@
 #include "ops/attention_input.h"
 #include "ops/checks.h"
 #include "ops/fields.h"
+#include "ops/head_products.h"
 #include "ops/norms.h"
 #include "ops/product.h"
 #include "ops/stream.h"
 #include "program.h"
 #include "run.h"
+#include "state/planes.h"
 
 namespace ockham::ops {
 
@@ -29,11 +31,22 @@ AttentionOutput::AttentionOutput(const Fields& fields)
       shortcut(fields.optional_matrix("shortcut")),
       gate(fields.none("gate") ? Stack() : fields.stack("gate")),
       gate_norm(fields.norm("gate_norm")),
-      inner_norm(fields.norm("inner_norm")) {}
+      inner_norm(fields.norm("inner_norm")),
+      values(fields.matrices("values")) {}
 
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
-    const int64_t width = input == nullptr ? 0 : input->heads * input->head_dim;
+    int64_t width = input == nullptr ? 0 : input->heads * input->head_dim;
+    if (!values.empty()) {
+        const PackedMatrix& one = values.front();
+        require(input != nullptr && static_cast<int64_t>(values.size()) == input->heads &&
+                    one.inputs <= input->head_dim,
+                at("the value projections", layer) + " are not those of its heads.");
+        for (const PackedMatrix& matrix : values)
+            check_matrix(matrix, one.outputs, one.inputs, at("a value projection", layer));
+        require(!gate, at("the output", layer) + " cannot have both values and a gate.");
+        width = input->heads * one.outputs;
+    }
     check_dense(program, out, program.hidden, width, at("the output", layer));
     check_vector(bias, program.hidden, at("the output bias", layer));
     check_norm(post_norm, program.hidden, at("the post norm", layer));
@@ -60,6 +73,18 @@ void AttentionOutput::run(Run& run) const {
                 const float* from = a + run.active.at(first + row) * width;
                 for (int64_t e = 0; e < width; ++e) factors[e] *= from[e];
             });
+        }
+        if (!values.empty()) {
+            const int64_t heads = static_cast<int64_t>(values.size());
+            const int64_t head_dim = run.planes().layer(layer).head_dim;
+            const int64_t latent = values.front().inputs;
+            gates = own.gate_up.take<float>(rows * width);
+            head_products(
+                run, values, rows,
+                [&](int64_t row, int64_t head) {
+                    return a + (run.active.at(first + row) * heads + head + 1) * head_dim - latent;
+                },
+                gates, width, values.front().outputs);
         }
         if (inner_norm)
             for (Buffer& buffer : own.rows) buffer.take<float>(width);

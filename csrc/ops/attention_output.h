@@ -21,6 +21,7 @@ struct AttentionOutput final : Operation {
     Stack gate;  // of what attention gave
     Norm gate_norm;
     Norm inner_norm;  // of what `out` multiplies
+    std::vector<PackedMatrix> values;  // of each head, from what is attended to
 
     AttentionOutput() = default;
     explicit AttentionOutput(const Fields& fields);

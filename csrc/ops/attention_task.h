@@ -294,8 +294,17 @@ class AttentionTask {
         each_run(low, high, [&](int64_t first, int64_t last, int64_t way) {
             find_groups(plane_, head_, cells, tile.first_group, first, last, scratch_.gathered,
                         groups_);
-            kernels_.attend(in_way(tile, way), first / block_keys,
-                            (last + block_keys - 1) / block_keys);
+            if (!plane_.latent) {
+                kernels_.attend(in_way(tile, way), first / block_keys,
+                                (last + block_keys - 1) / block_keys);
+                return;
+            }
+            for (int64_t block = first / block_keys; block * block_keys < last; ++block) {
+                make_values(plane_, std::max(first, block * block_keys),
+                            std::min(last, (block + 1) * block_keys), tile.first_group,
+                            scratch_.values, groups_);
+                kernels_.attend(in_way(tile, way), block, block + 1);
+            }
         });
     }
 

@@ -106,6 +106,7 @@ struct AttentionShape {
 // What one thread needs while it attends.
 struct AttentionScratch {
     Buffer q, rounded_q, q_scales, q_sums, low, high, sums, part_sums, out, gathered;
+    Buffer values;  // of one block, made of the keys of latent planes
 };
 
 struct AttentionBuffers {

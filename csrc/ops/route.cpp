@@ -37,6 +37,34 @@ void choose(float* p, const float* correction, int64_t count, int64_t top_k, boo
         for (int64_t place = 0; place < top_k; ++place) weights[place] = weights[place] * scale;
 }
 
+// Sets the probabilities of experts that stand in none of the `kept` best of `groups` groups of
+// neighbours to -1, which choose() leaves out. A group is as good as the sum of its `best` largest
+// ranks; the lowest index wins a tie.
+void keep_groups(float* p, const float* correction, int64_t count, int64_t groups, int64_t kept,
+                 int64_t best) {
+    const int64_t each = count / groups;
+    std::vector<float> ranks(static_cast<size_t>(each)), goods(static_cast<size_t>(groups));
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t i = 0; i < each; ++i) {
+            const int64_t e = g * each + i;
+            ranks[i] = correction == nullptr ? p[e] : p[e] + correction[e];
+        }
+        std::partial_sort(ranks.begin(), ranks.begin() + best, ranks.end(),
+                          [](float a, float b) { return a > b; });
+        goods[g] = ranks[0];
+        for (int64_t i = 1; i < best; ++i) goods[g] = goods[g] + ranks[i];
+    }
+    std::vector<bool> keeps(static_cast<size_t>(groups), false);
+    for (int64_t n = 0; n < kept; ++n) {
+        int64_t largest = -1;
+        for (int64_t g = 0; g < groups; ++g)
+            if (!keeps[g] && (largest < 0 || goods[g] > goods[largest])) largest = g;
+        keeps[largest] = true;
+    }
+    for (int64_t e = 0; e < count; ++e)
+        if (!keeps[e / each]) p[e] = -1.0f;
+}
+
 }  // namespace
 
 Route::Route(const Fields& fields)
@@ -49,7 +77,10 @@ Route::Route(const Fields& fields)
       correction(fields.floats("correction")),
       sigmoid(fields.flag("sigmoid")),
       scale(fields.number("scale")),
-      expert_scales(fields.floats("expert_scales")) {}
+      expert_scales(fields.floats("expert_scales")),
+      groups(fields.integer("groups")),
+      kept_groups(fields.integer("kept_groups")),
+      group_best(fields.integer("group_best")) {}
 
 void Route::check(Program& program) const {
     const int64_t experts = router.outputs();
@@ -60,6 +91,10 @@ void Route::check(Program& program) const {
     check_vector(expert_scales, experts, at("the scales of the router's experts", layer));
     require(top_k > 0 && top_k <= experts,
             at("the router", layer) + " cannot choose so many experts.");
+    require(groups > 0 && experts % groups == 0 && kept_groups > 0 && kept_groups <= groups &&
+                group_best > 0 && group_best <= experts / groups &&
+                top_k <= kept_groups * (experts / groups),
+            at("the router", layer) + " has groups that its experts do not fill.");
 }
 
 void Route::run(Run& run) const {
@@ -92,6 +127,8 @@ void Route::run(Run& run) const {
         else
             run.kernels.softmax(p, experts);
         const float* corrected = correction.empty() ? nullptr : correction.data();
+        if (kept_groups < groups)
+            keep_groups(p, corrected, experts, groups, kept_groups, group_best);
         choose(p, corrected, experts, top_k, normalise, scale, chosen + row * top_k,
                weights + row * top_k);
         if (expert_scales.empty()) return;

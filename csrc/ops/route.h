@@ -20,6 +20,8 @@ struct Route final : Operation {
     bool sigmoid = false;  // of each score, in place of the softmax of all
     float scale = 1.0f;
     std::vector<float> expert_scales;
+    // Experts are chosen in the `kept_groups` best of so many groups of neighbours, see route.cpp.
+    int64_t groups = 1, kept_groups = 1, group_best = 1;
 
     Route() = default;
     explicit Route(const Fields& fields);

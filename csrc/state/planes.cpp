@@ -29,7 +29,7 @@ struct Rows {
     // Only of layers that keep keys and values.
     Rows(const LayerPlane& plane, T* data, int64_t heads, int64_t count) {
         const int64_t key = plane.k.row_bytes(), value = plane.v.row_bytes();
-        const bool apart = key == value;
+        const bool apart = key == value || plane.latent;
         head_stride = apart ? key : key + value;
         token_stride = heads * head_stride;
         keys = data;
@@ -37,7 +37,8 @@ struct Rows {
     }
     static int64_t bytes(const LayerPlane& plane, int64_t heads, int64_t count) {
         if (plane.row_floats > 0) return count * plane.row_floats * static_cast<int64_t>(sizeof(float));
-        return count * heads * (plane.k.row_bytes() + plane.v.row_bytes());
+        const int64_t values = plane.latent ? 0 : plane.v.row_bytes();
+        return count * heads * (plane.k.row_bytes() + values);
     }
 };
 
@@ -56,7 +57,8 @@ void read_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64
             const int64_t at = n * rows.token_stride + (head - first) * rows.head_stride;
             const int64_t lane = plane.lane(slots[n]);
             plane.k.read(plane.key_group(slots[n], head), lane, rows.keys + at);
-            plane.v.read(plane.value_group(slots[n], head), lane, rows.values + at);
+            if (!plane.latent)
+                plane.v.read(plane.value_group(slots[n], head), lane, rows.values + at);
         }
 }
 
@@ -75,7 +77,8 @@ void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int6
             const int64_t at = n * rows.token_stride + (head - first) * rows.head_stride;
             const int64_t lane = plane.lane(slots[n]);
             plane.k.write(plane.key_group(slots[n], head), lane, rows.keys + at);
-            plane.v.write(plane.value_group(slots[n], head), lane, rows.values + at);
+            if (!plane.latent)
+                plane.v.write(plane.value_group(slots[n], head), lane, rows.values + at);
         }
 }
 
@@ -98,6 +101,7 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint32_t>& from, u
     for (int64_t e = 0; e < from.width; ++e)
         for (int64_t i = 0; i < from.count; ++i)
             keys[e * group_keys + i] = from.keys[i * from.stride + e];
+    if (plane.latent) return;
     uint32_t* values = reinterpret_cast<uint32_t*>(to_values) + lane * plane.width + from.begin;
     for (int64_t i = 0; i < from.count; ++i)
         std::copy_n(from.values + i * from.v_stride, from.width, values + i * plane.width);
@@ -114,6 +118,7 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, u
                         from.keys + i * from.stride + e, 4);
     for (int64_t i = 0; whole < from.width && i < from.count; ++i)
         keys[plane.k.place(lane + i, from.begin + whole)] = from.keys[i * from.stride + whole];
+    if (plane.latent) return;
     uint16_t* values = reinterpret_cast<uint16_t*>(to_values);
     for (int64_t i = 0; i < from.count;) {
         uint16_t* to = values + plane.v.place(lane + i, from.begin);
@@ -138,7 +143,8 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
                            const float* v, int64_t stride, int64_t v_stride) const {
     changed(slot);
     const int64_t first_lane = lane(slot);
-    uint8_t *to_keys = key_group(slot, 0), *to_values = value_group(slot, 0);
+    uint8_t* to_keys = key_group(slot, 0);
+    uint8_t* to_values = latent ? to_keys : value_group(slot, 0);  // where latent, not written
     if (this->k.coded()) {
         for (int64_t i = 0; i < count; ++i)
             for (int64_t head = 0; head < kv_heads; ++head) {
@@ -172,7 +178,8 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
             const int64_t from = head * head_dim + begin;
             for (int64_t i = 0; i < count; ++i) {
                 kernels.to_bf16(k + i * stride + from, heads * width, keys + i * most);
-                kernels.to_bf16(v + i * v_stride + from, heads * width, values + i * most);
+                if (!latent)
+                    kernels.to_bf16(v + i * v_stride + from, heads * width, values + i * most);
             }
             for (int64_t h = 0; h < heads; ++h) {
                 const int64_t of_head = (head + h) * head_bytes;
@@ -192,6 +199,8 @@ Planes::Planes(const std::vector<GroupShape>& groups) : shapes_(groups) {
         if (shape.row_floats != 0 && (shape.kv_heads != 1 || shape.row_floats != shape.head_dim ||
                                       shape.keys != Element::fp32))
             throw std::invalid_argument("rows of floats are of one head, and of no other type.");
+        if (shape.latent && (coded(shape.keys) || shape.row_floats != 0))
+            throw std::invalid_argument("values that are keys are stored in no codes.");
         const bool codes = coded(shape.keys), four = shape.keys == Element::int4 || shape.values == Element::int4;
         if (codes != coded(shape.values) || (!codes && shape.keys != shape.values))
             throw std::invalid_argument("keys and values have one type, or both are integers.");
@@ -246,7 +255,8 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.page_tokens = shape.page_tokens;
     plane.k = Side(shape.keys, false, shape.head_dim, shape.page_tokens);
     plane.v = Side(shape.values, true, shape.head_dim, shape.page_tokens);
-    plane.head_bytes = plane.k.page_bytes + plane.v.page_bytes;
+    plane.latent = shape.latent;
+    plane.head_bytes = plane.k.page_bytes + (shape.latent ? 0 : plane.v.page_bytes);
     plane.page_bytes = shape.kv_heads * plane.head_bytes;
     plane.row_floats = shape.row_floats;
     if (shape.row_floats > 0)

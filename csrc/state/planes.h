@@ -37,6 +37,8 @@ struct GroupShape {
     // Where it is not 0, the layers keep no keys and values: of each token a row of so many floats, as
     // an operation leaves it. Such a group has one head, of that width.
     int64_t row_floats = 0;
+    // Whether values are what the keys' plane holds, so that they are not stored a second time.
+    bool latent = false;
 };
 
 // One layer's planes.
@@ -51,12 +53,15 @@ struct LayerPlane {
     // Of each 16 slots, which choosers' summaries of them are still of these keys: a bit for each.
     uint8_t* fresh = nullptr;
     int64_t row_floats = 0;  // of a token, where the layer keeps no keys and values
+    // Whether a token's value is its key: `v` is then how values lie that make_values() makes of keys.
+    bool latent = false;
     const float* mirrors = nullptr;  // of each head, if there are any
     const KeyBook* books = nullptr;  // likewise
 
     uint8_t* keys(int64_t page, int64_t head) const {
         return data + page * page_bytes + head * head_bytes;
     }
+    // Of planes that are not latent.
     uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + k.page_bytes; }
     // Of a layer without keys and values: what it keeps of a slot's token.
     float* row(int64_t slot) const {
@@ -85,8 +90,8 @@ struct LayerPlane {
     void widen_key(const RowKernels& kernels, int64_t slot, int64_t head, float* to) const;
 
     // Writes the keys and values of `count` tokens (kv_heads * head_dim floats each), rounded to the
-    // planes' types, to the slots from `slot` on, which stand in one group of 16; the keys of the next
-    // token stand `stride` floats behind, and its values `v_stride`.
+    // planes' types, to the slots from `slot` on, which stand in one group of 16 (of latent planes the
+    // keys alone); the keys of the next token stand `stride` floats behind, and its values `v_stride`.
     void store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
                    const float* v, int64_t stride, int64_t v_stride) const;
 };

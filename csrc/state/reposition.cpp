@@ -59,9 +59,9 @@ void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head
         const float* cosines = angles + run.shift * 2 * half;
         const GroupRun lanes{plane.lane(run.source), plane.lane(run.target), run.count, plane.width};
         const uint8_t* from_keys = plane.key_group(run.source, head);
-        const uint8_t* from_values = plane.value_group(run.source, head);
+        const uint8_t* from_values = plane.latent ? nullptr : plane.value_group(run.source, head);
         uint8_t* to_keys = plane.key_group(run.target, head);
-        uint8_t* to_values = plane.value_group(run.target, head);
+        uint8_t* to_values = plane.latent ? nullptr : plane.value_group(run.target, head);
         if (plane.k.coded()) {
             turn_codes(kernels, plane.k, plane.mirror(head), from_keys, to_keys, lanes, cosines,
                        cosines + half, pairs);
@@ -71,6 +71,7 @@ void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head
         }
         (bf16 ? kernels.turn_bf16 : kernels.turn_fp32)(from_keys, to_keys, lanes, cosines,
                                                        cosines + half, pairs);
+        if (plane.latent) continue;
         (bf16 ? kernels.copy_values_bf16 : kernels.copy_values_fp32)(from_values, to_values, lanes);
     }
 }

@@ -51,7 +51,7 @@ from ockham.engine.structured.compiler import Grammars
 from ockham.engine.techniques import Techniques
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.engine.transfers import Transfers
-from ockham.kernels.ops import AttentionInput
+from ockham.kernels.ops import AttentionInput, LatentInput
 from ockham.model.adapting import precision
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.program.costs import cost_of
@@ -171,7 +171,9 @@ class Assembly:
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""
-        inputs = [op for op in self.model.program.ops if isinstance(op, AttentionInput)]
+        inputs = [
+            op for op in self.model.program.ops if isinstance(op, (AttentionInput, LatentInput))
+        ]
         self.transfers = Transfers(
             self.executor,
             self.state,

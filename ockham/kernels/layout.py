@@ -34,6 +34,9 @@ SCALE_BYTES = 4
 INT4 = "int4-3"
 """Raised whenever codes of 4 bits mean something else, or are laid out or read in another way."""
 
+LATENT = "latent"
+"""The name of the plane of which keys and values are the same rows."""
+
 MOST_CODED_WIDTH = 512
 """The kernels sum products of wider rows of codes in too few bits."""
 
@@ -112,6 +115,19 @@ class StateSpec(msgspec.Struct, frozen=True):
         return cls(planes, window, of_pass)
 
     @classmethod
+    def latent_rows(cls, width: int, dtype: str) -> StateSpec:
+        """One row of each token for all heads, which is key and value (`LatentInput`). Raises
+        ConfigError for a dtype of codes."""
+        types = state_types(dtype)
+        for each in types:
+            if each in CODE_BITS or each != types[0]:
+                raise ConfigError(
+                    f"the latent rows of this model cannot be kept in {dtype}: keep them in "
+                    "bfloat16 or float32 (kv_cache_dtype)."
+                )
+        return cls((PlaneSpec(LATENT, 1, width, types[0]),))
+
+    @classmethod
     def rows(cls, width: int, window: int) -> StateSpec:
         """A row of `width` floats of each token, of which a later row needs the latest `window`,
         its own among them."""
@@ -127,7 +143,12 @@ class StateSpec(msgspec.Struct, frozen=True):
     @property
     def attends(self) -> bool:
         """Whether there are keys and values."""
-        return len(self.planes) > 1
+        return len(self.planes) > 1 or self.latent
+
+    @property
+    def latent(self) -> bool:
+        """Whether one plane holds both keys and values: a value is its key."""
+        return self.planes[0].name == LATENT
 
     @property
     def nbytes(self) -> int:

@@ -31,7 +31,15 @@ from ockham.kernels.base import Executor, Run
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.cpu_layout import native_matrix
 from ockham.kernels.native import core
-from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program, kernel_of
+from ockham.kernels.ops import (
+    Attend,
+    AttentionInput,
+    Embed,
+    FeedForward,
+    LatentInput,
+    Program,
+    kernel_of,
+)
 from ockham.kernels.sampling import Draw
 from ockham.lab.kernels.attention import attention_case
 from ockham.lab.kernels.limits import BURST_BYTES, COLD_BYTES, Limits
@@ -287,7 +295,8 @@ def _gate_value_seconds(program: Program, probes: Probes) -> float:
 
 
 def _rotation_value_seconds(program: Program, state_dtype: str, probes: Probes) -> float:
-    op = next(op for op in program.ops if isinstance(op, AttentionInput))
+    kinds = (AttentionInput, LatentInput)
+    op = next(op for op in program.ops if isinstance(op, kinds))
     rotary = 0 if op.rope is None else op.rope.rotary_dim
     kind = (op.heads, op.kv_heads, op.head_dim, rotary, *state_types(state_dtype), VALUE_ROWS)
     seconds = probes.seconds(partial(core.time_rotation, probes.pool, probes.isa, *kind))

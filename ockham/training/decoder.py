@@ -23,6 +23,7 @@ from ockham.kernels.ops import (
     Experts,
     FeedForward,
     Head,
+    LatentInput,
     Norm,
     Operation,
     Recurse,
@@ -320,6 +321,8 @@ def _first(gate_up: Tensor, width: int) -> Tensor:
 def _check(op: Operation) -> None:
     if getattr(op, "activation", "silu") != "silu" or not getattr(op, "gated", True):
         raise ConfigError("only models whose feed-forwards are gated by SiLU are trained so.")
+    if isinstance(op, LatentInput):
+        raise ConfigError("models with multi-head latent attention are not trained so.")
     if isinstance(op, Recurse):
         raise ConfigError("models that run layers several times are not trained so.")
     for field in ("post_norm", "stream_norm", "inner_norm", "softcap"):

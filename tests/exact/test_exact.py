@@ -38,6 +38,7 @@ from tests.helpers.tiny import (
     tiny_gemma4,
     tiny_granite_hybrid,
     tiny_hunyuan,
+    tiny_latent,
     tiny_lfm2,
     tiny_llama,
     tiny_ministral3,
@@ -135,6 +136,7 @@ def check_schedules(
     rows_bytes = sum(each.cell_bytes for each in alone.model.layouts if not each.spec.attends)
     every = len(alone.techniques.layers) == described.layers
     alike = every and described.passes == 1  # maps are of all layers
+    alike = alike and not any(each.spec.latent for each in alone.model.layouts)
     if alike and not any(group.window for group in alone.state.groups):
         maps = write_random_maps(directory / "maps", checkpoint, alone.model)
         reuse += f",kv_prediction:maps={maps},last_tokens=5"
@@ -305,6 +307,21 @@ def test_no_schedule_changes_a_bit_of_rows_that_choose_their_passes(
     check_schedules(
         checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype="bfloat16", share=0.5
     )
+
+
+LATENT_FORMS = {
+    "low-rank queries": lambda directory: tiny_latent(directory, **SIZES),
+    "queries at once": lambda directory: tiny_latent(directory, query_rank=None, **SIZES),
+}
+
+
+@pytest.mark.parametrize("name", LATENT_FORMS)
+def test_no_schedule_changes_a_bit_of_latent_attention(name: str, isa: str, tmp_path: Path) -> None:
+    """Keys and values are one row of each token, and experts are chosen in groups."""
+    settings = {"quantization": "int8", "kv_cache_dtype": "bfloat16"}
+    if name == "queries at once":
+        settings = {"quantization": "bf16", "kv_cache_dtype": "float32"}
+    check_schedules(LATENT_FORMS[name](tmp_path / "model"), isa, tmp_path, share=0.3, **settings)
 
 
 ATTENDING = ("full_attention",) * 2

@@ -86,6 +86,17 @@ GEMMA4_E = {
 }
 EXPERTS = {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3}
 
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "moe_intermediate_size": 24,
+    "num_experts_per_tok": 3,
+    "routed_scaling_factor": 1.5,
+}
+
 CASES = {
     "llama2": Case("Llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama-tied-biased": Case(
@@ -480,6 +491,45 @@ CASES = {
             **EXPERTS,
         },
         model="Qwen3_5MoeForCausalLM",
+    ),
+    "deepseek-v2-lite": Case(
+        "DeepseekV2",
+        {
+            **LATENT,
+            "q_lora_rank": None,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+    ),
+    "deepseek-v2-groups": Case(
+        "DeepseekV2",
+        {
+            **LATENT,
+            "q_lora_rank": 20,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5},
+        },
+    ),
+    "deepseek-v3": Case(
+        "DeepseekV3",
+        {
+            **LATENT,
+            "q_lora_rank": 20,
+            "first_k_dense_replace": 2,
+            "n_routed_experts": 12,
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
+    "glm4-moe-lite": Case(
+        "Glm4MoeLite", {**LATENT, "q_lora_rank": 20, "n_routed_experts": 8, "rms_norm_eps": 1e-5}
     ),
     "qwen3-next": Case(
         "Qwen3Next",

@@ -88,7 +88,7 @@ def randomise(model: Any, seed: int) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("layer_scalar"):
                 buffer.uniform_(0.5, 1.5, generator=generator)
-            if name.endswith("expert_bias"):
+            if name.endswith(("expert_bias", "e_score_correction_bias")):
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     return model
 

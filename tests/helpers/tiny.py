@@ -450,6 +450,75 @@ def tiny_bitnet(directory: Path, **config: Any) -> Path:
     return directory
 
 
+def tiny_latent(
+    directory: Path,
+    *,
+    rank: int = 112,
+    rotated: int = 16,
+    plain: int = 32,
+    value: int = 48,
+    query_rank: int | None = 40,
+    experts: int = 8,
+    **config: Any,
+) -> Path:
+    """DeepSeek-V3: latent attention, and but for the first layer experts in groups."""
+    tiny_llama(directory, **config)
+    values = json.loads((directory / "config.json").read_text())
+    del values["head_dim"]
+    inner = values["intermediate_size"] // 4
+    values |= {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "num_key_value_heads": values["num_attention_heads"],
+        "kv_lora_rank": rank,
+        "q_lora_rank": query_rank,
+        "qk_rope_head_dim": rotated,
+        "qk_nope_head_dim": plain,
+        "v_head_dim": value,
+        "first_k_dense_replace": 1,
+        "n_routed_experts": experts,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "moe_intermediate_size": inner,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(17)
+    width, heads = values["hidden_size"], values["num_attention_heads"]
+
+    def drawn(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * 1.5 / np.sqrt(shape[-1])).astype(np.float32)
+
+    found = {name: value for name, value in tensors.items() if "_proj" not in name}
+    for layer in range(values["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        attention, block = prefix + "self_attn.", prefix + "mlp."
+        queries = heads * (plain + rotated)
+        shapes = {"q_proj": (queries, width)}
+        if query_rank:
+            shapes = {"q_a_proj": (query_rank, width), "q_b_proj": (queries, query_rank)}
+            found[f"{attention}q_a_layernorm.weight"] = np.ones(query_rank, np.float32)
+        shapes |= {
+            "kv_a_proj_with_mqa": (rank + rotated, width),
+            "kv_b_proj": (heads * (plain + value), rank),
+            "o_proj": (width, heads * value),
+        }
+        found[f"{attention}kv_a_layernorm.weight"] = np.ones(rank, np.float32)
+        found |= {f"{attention}{name}.weight": drawn(*shape) for name, shape in shapes.items()}
+        blocks = {block: values["intermediate_size"]}
+        if layer:
+            blocks = {f"{block}experts.{n}.": inner for n in range(experts)}
+            blocks[f"{block}shared_experts."] = inner
+            found[f"{block}gate.weight"] = 2 * drawn(experts, width)
+            found[f"{block}gate.e_score_correction_bias"] = 0.2 * drawn(experts)
+        for name, wide in blocks.items():
+            found[f"{name}gate_proj.weight"] = drawn(wide, width)
+            found[f"{name}up_proj.weight"] = drawn(wide, width)
+            found[f"{name}down_proj.weight"] = drawn(width, wide)
+    save_file(found, directory / "model.safetensors")
+    return directory
+
+
 def tiny_ernie_moe(directory: Path, *, experts: int = 6, **config: Any) -> Path:
     """A mixture whose choice of experts is corrected, with a shared expert, in all layers but the
     first."""

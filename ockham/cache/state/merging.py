@@ -2,7 +2,8 @@
 
 The arithmetic is on what the stored bits mean, and the result is stored as any row is. Rows in
 which nothing goes on keep their bits. Keys that are held reflected are added up so: the reflection
-of a mean is the mean of the reflections.
+of a mean is the mean of the reflections. Of a latent plane, whose rows are keys and values, the
+rows are added up.
 """
 
 from __future__ import annotations
@@ -62,20 +63,20 @@ class Merged:
             old = np.searchsorted(needed, targets[own][first])
             gone = np.searchsorted(needed, merges.dropped[own])
             weights = merges.weights[own].astype(np.float64)
-            keys, values = (
+            means = [
                 _means(rows[old, heads[first]], rows[gone, heads], weights, row)
                 for rows in (side.codec.widen(side.stored) for side in sides(stored[layer], planes))
-            )
+            ]
             numbers = np.searchsorted(changed, into[first])
-            own_keys = keys if merges.keys else None
-            changes.append(Change(layer, heads[first], numbers, own_keys, values))
+            own_keys = means[0] if merges.keys else None
+            changes.append(Change(layer, heads[first], numbers, own_keys, means[-1]))
         return cls(changed, changes)
 
     def put(self, stored: Array, layout: GroupLayout) -> None:
         """Write the rows into the stored bits of the changed cells, as `Planes.read` gives them."""
         for change in self.changes:
-            keys, values = sides(stored[change.layer], layout.spec.planes)
-            for side, rows in ((keys, change.keys), (values, change.values)):
+            own = sides(stored[change.layer], layout.spec.planes)
+            for side, rows in ((own[0], change.keys), (own[-1], change.values)):
                 if rows is not None:
                     side.stored[change.cells, change.heads] = side.codec.store(rows)
 

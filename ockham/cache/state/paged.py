@@ -172,13 +172,14 @@ class PagedPool:
 
     def read(self, held: GroupView, first: int, last: int) -> tuple[Floats, ...]:
         """What the cells [first, last) hold, as it is read back, plane by plane: (layers, heads,
-        last - first, width) each."""
+        last - first, width) each. Keys and values of a latent plane are the same."""
         state = self._read(held, np.arange(first, last, dtype=np.int64))
         by_layer = [sides_of(self.layout, index, each) for index, each in enumerate(state)]
-        return tuple(
+        planes = tuple(
             np.stack([side.codec.widen(side.stored) for side in plane]).swapaxes(1, 2)
             for plane in zip(*by_layer, strict=True)
         )
+        return planes * 2 if self.layout.spec.latent else planes
 
     # -- compaction ----------------------------------------------------------------------------
 

@@ -17,10 +17,11 @@ class Attend(Operation):
     s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
     the last `window` count where set (the row's own included), and of those only the keys in blocks
     that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
-    Query head h reads key-value head h * G // H. Leaves a (R, H * E). With `sinks`, head h has one
-    more score in its softmax, sinks[h], with a value of zero: every row sees it, and it is summed
-    after the keys. Where the layer `reads` another's keys and values, they are that layer's, in the
-    same group, and so are the step's `visits` and choices. Where the layer's rope has a
+    Query head h reads key-value head h * G // H. Values of a latent plane are its keys. Leaves a
+    (R, H * E). With `sinks`, head h has one more score in its softmax, sinks[h], with a value of
+    zero: every row sees it, and it is summed after the keys. Where the layer `reads` another's keys
+    and values, they are that layer's, in the same group, and so are the step's `visits` and
+    choices. Where the layer's rope has a
     `DualChunk`, q is turned and scaled as that says, by the chunk of each key; no row chooses keys
     by itself then.
 

@@ -17,7 +17,9 @@ class Route(Operation):
     tie) are chosen, and divided by their sum where `normalise`, which makes them the softmax of the
     chosen alone; then they are multiplied with `scale`, and each with that of its expert in
     `expert_scales`. With a `correction` they are the largest of
-    w + correction, and their weights are those of w. Leaves h, the chosen experts (R, top_k) and
+    w + correction, and their weights are those of w. Experts are `groups` groups of neighbours, of
+    which the `kept_groups` best are chosen from: a group is as good as the sum of the `group_best`
+    largest of what its experts are chosen by. Leaves h, the chosen experts (R, top_k) and
     their weights (R, top_k)."""
 
     layer: int
@@ -30,6 +32,9 @@ class Route(Operation):
     sigmoid: bool = False
     scale: float = 1.0
     expert_scales: Floats | None = None  # (experts,)
+    groups: int = 1
+    kept_groups: int = 1
+    group_best: int = 1
 
     @property
     def sublayer(self) -> Sublayer:

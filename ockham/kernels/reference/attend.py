@@ -103,7 +103,8 @@ def attend(
     a = np.zeros((len(q), op.heads * op.head_dim), np.float32)
     scores: dict[int, Floats] = {}
     for view in sequence_views:
-        keys, values = (view.gather(side) for side in layer)
+        gathered = [view.gather(side) for side in layer]
+        keys, values = gathered[0], gathered[-1]
         block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
         for start in range(view.start, view.stop, block):
             stop = min(start + block, view.stop)

@@ -15,6 +15,10 @@ def compute(run: ReferenceRun, op: AttentionOutput) -> None:
     if op.gate is not None:
         gates = op.gate.matmul(normalise(run.of_active(run.x), op.gate_norm))
         a = a / (1 + np.exp(-gates))
+    if op.values:
+        of_heads = a.reshape(len(a), len(op.values), -1)[..., -op.values[0].in_features :]
+        given = [value.matmul(of_heads[:, head]) for head, value in enumerate(op.values)]
+        a = np.concatenate(given, axis=1)
     branch = run.product(op, "out", normalise(a, op.inner_norm))
     if op.bias is not None:
         branch += op.bias

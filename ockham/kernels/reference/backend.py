@@ -13,7 +13,7 @@ from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
 from ockham.kernels.layouts import ROWS
-from ockham.kernels.ops import AttentionInput, Program, Rope
+from ockham.kernels.ops import AttentionInput, LatentInput, Program, Rope
 from ockham.kernels.reference import sparing
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
@@ -29,7 +29,9 @@ class ReferenceExecutor:
         self.program = program
         self.planes = planes
         self._ropes = {
-            op.layer: op.rope for op in program.ops if isinstance(op, AttentionInput) and op.rope
+            op.layer: op.rope
+            for op in program.ops
+            if isinstance(op, (AttentionInput, LatentInput)) and op.rope
         }
 
     def begin(self, step: Step) -> ReferenceRun:

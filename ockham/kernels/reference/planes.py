@@ -51,7 +51,7 @@ class ReferencePlanes:
         }
 
     def layer(self, layer: int) -> list[Side]:
-        """A layer's keys and values."""
+        """A layer's keys and values; of a latent plane the keys alone, which are the values too."""
         group, index = self._place[layer]
         return self.sides(group, index, self._planes[group][index])
 
@@ -66,9 +66,10 @@ class ReferencePlanes:
         """The keys and values of layer `index` of a group in what `read` gave of that layer."""
         return sides_of(self.groups[group], index, state)
 
-    def store(self, layer: int, slots: Longs, keys: Floats, values: Floats) -> None:
-        """Write keys and values (R, kv_heads, head_dim), rounded to the planes' types."""
-        for (stored, codec), rows in zip(self.layer(layer), (keys, values), strict=True):
+    def store(self, layer: int, slots: Longs, *kept: Floats) -> None:
+        """Write keys and values (R, kv_heads, head_dim), or keys alone, rounded to the planes'
+        types."""
+        for (stored, codec), rows in zip(self.layer(layer), kept, strict=True):
             pages, cells = np.divmod(slots, stored.shape[1])
             stored[pages, cells] = codec.store(rows)
 

@@ -22,6 +22,13 @@ def compute(run: ReferenceRun, op: Route) -> None:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
     ranks = weights if op.correction is None else weights + op.correction
+    if op.kept_groups < op.groups:
+        of_groups = ranks.reshape(len(ranks), op.groups, -1)
+        goods = np.sort(of_groups, axis=2)[..., : -op.group_best - 1 : -1].sum(axis=2)
+        kept = np.argsort(-goods, axis=1, kind="stable")[:, : op.kept_groups]
+        left = np.full(of_groups.shape, -np.inf, np.float32)
+        np.put_along_axis(left, kept[..., None], 0, axis=1)
+        ranks = (of_groups + left).reshape(ranks.shape)
     run.experts = np.argsort(-ranks, axis=1, kind="stable")[:, : op.top_k]
     chosen = np.take_along_axis(weights, run.experts, axis=1)
     if op.normalise:

@@ -117,7 +117,8 @@ def blocks_of(
 
 def _adds_only(op: AttentionOutput) -> bool:
     """Whether it does nothing to the stream but add a product."""
-    return op.bias is None and op.stream_norm is None and op.shortcut is None
+    beside = (op.bias, op.stream_norm, op.shortcut)
+    return not op.values and all(each is None for each in beside)
 
 
 def kept_channels(down: Floats, moments: Floats, width: int) -> Longs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -257,7 +258,7 @@ class Reading:
 
     def floats(self) -> Iterator[Array]:
         for part in self._parts:
-            yield from self._watched(part, _ordered(part, self._source.rows(part)))
+            yield from self._watched(part, _turned(part, _ordered(part, self._source.rows(part))))
 
     def quantised(self) -> Iterator[QuantisedRows]:
         for part in self._parts:
@@ -284,12 +285,27 @@ def _ordered(part: Part, blocks: Iterator[Rows]) -> Iterator[Rows]:
     return blocks if part.pairs is None else in_halves(blocks, part.pairs)
 
 
+def _turned(part: Part, blocks: Iterator[Array]) -> Iterator[Array]:
+    if not part.turned:
+        yield from blocks
+        return
+    rows = [np.array(block, np.float32) for block in blocks]
+    yield np.ascontiguousarray(np.concatenate(rows).T)
+
+
+def _as_floats(part: Part, stored: Stored) -> Stored:
+    """What is turned is read as floats, however it is stored."""
+    if not part.turned:
+        return stored
+    return replace(stored, encoding=None, blocks=None, opaque=stored.quantised)
+
+
 def pieces_of(
     source: TensorSource, packer: Packer, parts: Sequence[Part], role: Role
 ) -> list[tuple[Sequence[Part], Packing]]:
     """The runs of parts that are packed as one, and how: see `Packer.packings`."""
     columns = matrix_shape(parts)[1]
-    stored = [source.stored(part) for part in parts]
+    stored = [_as_floats(part, source.stored(part)) for part in parts]
     keys = [key_of([part]) for part in parts]
     whole = packer.corrections.get(key_of(parts))
     pieces, first = [], 0

@@ -57,6 +57,8 @@ def key_of(parts: Sequence[Part]) -> str:
     for part in parts:
         whole = part.start == 0 and part.stop == math.prod(part.shape[:-1])
         spelled.append(part.name if whole else f"{part.name}[{part.start}:{part.stop}]")
+        if part.turned:
+            spelled[-1] += ".T"
     return "+".join(spelled)
 
 

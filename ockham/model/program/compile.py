@@ -26,6 +26,7 @@ from ockham.kernels.ops import (
     GatedDelta,
     Head,
     HiddenOutput,
+    LatentInput,
     LayerInputBranch,
     LayerInputs,
     Norm,
@@ -38,7 +39,7 @@ from ockham.kernels.ops import (
     ShortConvolution,
     StateSpace,
 )
-from ockham.model.program.description import ExpertSizes, ModelDescription
+from ockham.model.program.description import ExpertSizes, LatentSizes, ModelDescription
 from ockham.model.program.pooling import DenseLayer
 from ockham.model.program.record import ExpertRecord
 from ockham.model.program.recurrent import DeltaSizes, StateSpaceSizes
@@ -110,6 +111,8 @@ class _Compiler:
                 self._convolution(layer)
             elif self.d.recurrent is not None and layer in self.d.recurrent.layers:
                 self._recurrent(layer, self.d.recurrent)
+            elif self.d.latent is not None:
+                self._latent(layer, self.d.latent)
             elif layer not in self.d.without_attention:
                 self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
@@ -317,6 +320,99 @@ class _Compiler:
                 ),
                 inner_norm=self._norm(prefix, record.attention_inner_norm, widths[0]),
             )
+        )
+
+    def _latent(self, layer: int, sizes: LatentSizes) -> None:
+        d, record, prefix = self.d, self.record.latent, self._layer(layer)
+        assert record is not None
+        group, each = d.group_of(layer), sizes.rotated + sizes.plain
+        pairs = (sizes.rotated, sizes.rotated) if sizes.neighbours else None
+        down, kept = f"{prefix}{record.down}.weight", (sizes.rank + sizes.rotated, d.hidden_size)
+        of_keys = [
+            Part(down, kept, sizes.rank, kept[0], pairs),
+            Part(down, kept, 0, sizes.rank),
+        ]
+
+        def queries(name: str, width: int) -> list[Part]:
+            whole = f"{prefix}{name}.weight", (d.heads * each, width)
+            firsts = [head * each for head in range(d.heads)]
+            return [
+                part
+                for first in firsts
+                for part in (
+                    Part(*whole, first + sizes.plain, first + each, pairs),
+                    Part(*whole, first, first + sizes.plain),
+                )
+            ]
+
+        rank, up, query_norm = sizes.query_rank, None, None
+        if rank:
+            name = f"{prefix}{record.query_down}.weight"
+            first = [Part(name, (rank, d.hidden_size), 0, rank)]
+            up = self.weights.linear(queries(record.query_up, rank), "qkv")
+            query_norm = self._latent_norm(prefix + record.query_norm, rank, sizes)
+        else:
+            first = queries(record.query, d.hidden_size)
+        keys, values = self._heads_of_latent(prefix, sizes)
+        self._ops.append(
+            LatentInput(
+                layer,
+                group,
+                d.heads,
+                d.head_dim,
+                inputs=self.weights.linear([*first, *of_keys], "qkv"),
+                keys=keys,
+                latent_norm=self._latent_norm(prefix + record.norm, sizes.rank, sizes),
+                norm=self._norm(prefix, self.record.attention_norm),
+                query_norm=query_norm,
+                query_up=up,
+                rope=self._rope(layer),
+            )
+        )
+        self._mark(f"layer.{layer}.pattern")
+        self._ops.append(
+            Attend(layer, group, d.heads, 1, d.head_dim, d.attention_scale, d.attention_softcap)
+        )
+        output, width = self.record.attention_output, d.heads * sizes.value
+        self._adaptable(layer, "out", prefix, (output,), (d.hidden_size,), width)
+        self._ops.append(
+            AttentionOutput(
+                layer,
+                out=self._matrix(prefix + output, d.hidden_size, width, "attention_output"),
+                residual_scale=d.residual_scale,
+                values=values,
+            )
+        )
+
+    def _latent_norm(self, name: str, width: int, sizes: LatentSizes) -> Norm:
+        return Norm(self.weights.vector([(f"{name}.weight", (width,))]), sizes.norm_eps)
+
+    def _heads_of_latent(
+        self, prefix: str, sizes: LatentSizes
+    ) -> tuple[list[Linear], list[Linear]]:
+        """Of each head the matrix that takes its queries to the latent, and the one that takes the
+        latent to its values."""
+        heads, record = self.d.heads, self.record.latent
+        assert record is not None
+        name = f"{prefix}{record.up}.weight"
+        if self.weights.has(name):
+            both = sizes.plain + sizes.value
+            shape = (heads * both, sizes.rank)
+            starts = [head * both for head in range(heads)]
+            keys = [Part(name, shape, at, at + sizes.plain, turned=True) for at in starts]
+            values = [Part(name, shape, at + sizes.plain, at + both) for at in starts]
+        else:
+            shapes = (heads, sizes.rank, sizes.plain), (heads, sizes.value, sizes.rank)
+            keys, values = (
+                [
+                    Part(f"{prefix}{own}.weight", shape, head * shape[1], (head + 1) * shape[1])
+                    for head in range(heads)
+                ]
+                for own, shape in zip((record.key_up, record.value_up), shapes, strict=True)
+            )
+        return (
+            [self.weights.linear([part], "qkv") for part in keys],
+            [self.weights.linear([part], "qkv") for part in values],
         )
 
     def _gated(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Linear:
@@ -558,6 +654,9 @@ class _Compiler:
                     if experts.expert_scales is None
                     else self.weights.vector([(prefix + experts.expert_scales, (sizes.count,))])
                 ),
+                groups=sizes.groups,
+                kept_groups=sizes.kept_groups,
+                group_best=sizes.group_best,
             )
         )
         self._mark(f"layer.{layer}.experts")

@@ -77,6 +77,8 @@ class LayerGroup:
     do."""
     ends: bool = False
     """Whether so many floats are kept at the end of each page instead."""
+    latent: bool = False
+    """Whether a token has one row for all heads, which is key and value."""
 
     def spec(self, dtype: str, page_tokens: int) -> StateSpec:
         """What each of the layers keeps: keys and values stored as `dtype`."""
@@ -89,6 +91,8 @@ class LayerGroup:
             # With what the row after the last full page needs: the tiers hold full pages.
             behind = (max(self.window - 2, 1) // page_tokens + 1) * page_tokens
             return StateSpec.rows(self.row_width, max(self.window, behind + 1))
+        if self.latent:
+            return StateSpec.latent_rows(self.head_dim, dtype)
         return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
 
 
@@ -107,8 +111,28 @@ class ExpertSizes:
     """Whether something is added to weights where experts are chosen."""
     sigmoid: bool = False
     scale: float = 1.0
+    groups: int = 1
+    kept_groups: int = 1
+    group_best: int = 1
     widths: tuple[tuple[int, ...], ...] | None = None
     """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSizes:
+    """Multi-head latent attention: of what is kept of a token, the latent and the elements that are
+    rotated; of each head's query the `plain` elements beside those, and of its value the
+    elements."""
+
+    query_rank: int
+    """The width that queries are projected to first; 0 where they are projected at once."""
+    rank: int
+    rotated: int
+    plain: int
+    value: int
+    neighbours: bool
+    """Whether rotary pairs are neighbours in the checkpoint."""
+    norm_eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +212,8 @@ class ModelDescription:
     """How many values each layer is given of a token beside the residual stream."""
     layer_input_rows: int = 0
     """Rows of their table."""
+    latent: LatentSizes | None = None
+    """Where it is set, `head_dim` is the width of what is kept of a token, and `kv_heads` is 1."""
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
@@ -272,6 +298,7 @@ class ModelDescription:
                     *self.heads_of(layers[0]),
                     windows[layers[0]],
                     number - 1 if number else None,
+                    latent=self.latent is not None,
                 )
             ]
         return tuple(found)
@@ -312,6 +339,8 @@ class ModelDescription:
             values["recurrent"] = [type(self.recurrent).__name__] + [
                 (f.name, own[f.name]) for f in fields(self.recurrent) if own[f.name] != f.default
             ]
+        if self.latent is not None:
+            values["latent"] = asdict(self.latent)
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
     def group_of(self, layer: int) -> int:
@@ -405,6 +434,9 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     widths = values.sizes(architecture.intermediate, layers)
     kv_heads = values.size("num_key_value_heads", heads)
     head_dim = values.size("head_dim", hidden_size // heads)
+    latent = _latent(architecture, values)
+    if latent is not None:
+        kv_heads, head_dim = 1, latent.rotated + latent.rank
     if heads % kv_heads:
         raise ModelError(
             f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
@@ -423,7 +455,11 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     reads = _reads(architecture, values, sliding)
     kinds = [(slides, size[1]) for slides, size in zip(sliding, sizes, strict=True)]
     ropes = {
-        kind: read_rope(config, architecture, kind[1], kind[0]) if rotated else None
+        kind: (
+            read_rope(config, architecture, kind[1] if latent is None else latent.rotated, kind[0])
+            if rotated
+            else None
+        )
         for kind in set(kinds)
     }
     positions = [rope.longest for rope in ropes.values() if rope is not None]
@@ -454,7 +490,11 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         embedding_scale=_root(
             values.number(architecture.embedding_scale, 1.0), architecture.embedding_scale_root
         ),
-        attention_scale=_attention_scale(architecture, values, head_dim),
+        attention_scale=(
+            _attention_scale(architecture, values, head_dim)
+            if latent is None
+            else _latent_scale(latent, ropes[kinds[0]])
+        ),
         residual_scale=_residual_scale(architecture, values, layers),
         logits_scale=_logits_scale(architecture, values, hidden_size),
         attention_softcap=values.optional_number(architecture.attention_softcap),
@@ -500,6 +540,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         convolutions=convolutions,
         convolution_length=length,
         recurrent=read_recurrent(architecture, values, layers),
+        latent=latent,
         convolution_bias=bool(convolutions)
         and architecture.convolution is not None
         and values.flag(architecture.convolution.bias),
@@ -630,6 +671,30 @@ def _convolutions(
         types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
     own = layers_of_kind(values, types, (record.layer_type,), layers)
     return own, values.size(record.length) if own else 0
+
+
+def _latent(architecture: Architecture, values: Values) -> LatentSizes | None:
+    record = architecture.latent
+    if record is None:
+        return None
+    if values.config.get("attention_bias"):
+        raise ModelError("multi-head latent attention with biases is not supported.")
+    return LatentSizes(
+        values.size(record.query_rank) if values.config.get(record.query_rank) else 0,
+        values.size(record.rank),
+        values.size(record.rotated),
+        values.size(record.plain),
+        values.size(record.value),
+        values.flag(record.neighbours),
+        record.norm_eps,
+    )
+
+
+def _latent_scale(latent: LatentSizes, rope: RopeVariant | None) -> float:
+    """Of scores: by the width of queries before they are absorbed, and what YaRN adds for all
+    dimensions."""
+    scale = 1.0 / math.sqrt(latent.rotated + latent.plain)
+    return scale if rope is None else scale * rope.of_all_dimensions**2
 
 
 def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:
@@ -805,6 +870,16 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
         )
     shared = record.shared_intermediate
     own = tuple(i for i in range(layers) if record.layers(config, i))
+    groups = values.size(record.groups) if record.groups and config.get(record.groups) else 1
+    if record.grouped_where is not None:
+        key_of_rule, rule = record.grouped_where
+        groups = groups if config.get(key_of_rule) == rule else 1
+    kept = values.size(record.kept_groups) if groups > 1 else 1
+    if count % groups or kept > groups or per_token > kept * (count // groups):
+        raise ModelError(
+            f"config.json lets {per_token} experts be chosen in {kept} of {groups} groups of "
+            f"{count} experts, which does not come out even."
+        )
     shares = [key for key in (shared, record.shared_count) if key is not None]
     alone = not all(config.get(key) for key in shares)
     return ExpertSizes(
@@ -819,5 +894,8 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
         and (record.correction_switch is None or values.flag(record.correction_switch)),
         sigmoid=record.sigmoid,
         scale=values.number(record.scale, 1.0),
+        groups=groups,
+        kept_groups=kept,
+        group_best=min(record.group_best, count // groups) if groups > 1 else 1,
         widths=expert_widths(values, len(own), count),
     )

@@ -68,6 +68,12 @@ def after_the_dense(config: Config, layer: int) -> bool:
     return layer >= int(config["moe_layer_start_index"])
 
 
+def by_kinds(config: Config, layer: int) -> bool:
+    """GLM-4.7-Flash: `mlp_layer_types`, or where it is not given as `after_the_dense`."""
+    kinds = config.get("mlp_layer_types")
+    return after_the_dense(config, layer) if kinds is None else kinds[layer] == "sparse"
+
+
 def by_interval(config: Config, layer: int) -> bool:
     """Ernie 4.5: every n-th of the layers from one to another has experts."""
     first, last = (int(config[f"moe_layer_{end}_index"]) for end in ("start", "end"))
@@ -135,7 +141,10 @@ class ExpertRecord:
     keys, or facts. `correction` names what is added to a row's weights where its experts are
     chosen, and only there; it is there where the key `correction_switch`, if there is one, says so.
     Where `sigmoid`, a row's weights are not the softmax of its scores but the sigmoid of each.
-    `scale` is the key of what the weights of the chosen are multiplied with.
+    `scale` is the key of what the weights of the chosen are multiplied with. Experts stand in as
+    many `groups` of neighbours as that key says, of which those of `kept_groups` are chosen from,
+    by the sum of the `group_best` largest in each; where `grouped_where` names a key and a value,
+    only if it has that value.
 
     `switch` is the key that says whether there are experts at all. What a row's router reads is
     normed without weights, and multiplied with the vector `router_scale` and hidden_size^-0.5,
@@ -156,6 +165,10 @@ class ExpertRecord:
     correction_switch: str | None = None
     sigmoid: bool = False
     scale: str | None = None
+    groups: str | None = None
+    kept_groups: str = "topk_group"
+    group_best: int = 1
+    grouped_where: tuple[str, str] | None = None
     stacked: tuple[str, str] = ("experts.gate_up_proj", "experts.down_proj")
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -272,6 +285,32 @@ class StateSpaceRecord:
     biases: str = "mamba_proj_bias"
     step_limits: str | None = "time_step_limit"
     negative: str = "linear_decays_are_negative"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentRecord:
+    """Multi-head latent attention in every layer: names relative to the layer, and keys of
+    config.json. Queries come of `query`, or where the key `query_rank` is set of `query_down`,
+    `query_norm` and `query_up`. Of each head `up` has the rows of its keys and then those of its
+    values; files may hold them apart, those of keys turned (heads, rank, plain), as `key_up` and
+    `value_up`. Its norms have an epsilon of their own."""
+
+    query: str = "self_attn.q_proj"
+    query_down: str = "self_attn.q_a_proj"
+    query_norm: str = "self_attn.q_a_layernorm"
+    query_up: str = "self_attn.q_b_proj"
+    down: str = "self_attn.kv_a_proj_with_mqa"
+    norm: str = "self_attn.kv_a_layernorm"
+    up: str = "self_attn.kv_b_proj"
+    key_up: str = "self_attn.k_b_proj"
+    value_up: str = "self_attn.v_b_proj"
+    query_rank: str = "q_lora_rank"
+    rank: str = "kv_lora_rank"
+    rotated: str = "qk_rope_head_dim"
+    plain: str = "qk_nope_head_dim"
+    value: str = "v_head_dim"
+    neighbours: str | bool = True
+    norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +457,7 @@ class Architecture:
     convolution: ConvolutionRecord | None = None
     delta: DeltaRecord | None = None
     state_space: StateSpaceRecord | None = None
+    latent: LatentRecord | None = None
     output_gates: bool = False
     """Whether the rows of queries are, head by head, followed by those of a gate of what attention
     gives."""

@@ -50,6 +50,15 @@ class RopeVariant:
             return max(self.max_positions, int(self._original * self._factor))
         return self.max_positions
 
+    @property
+    def of_all_dimensions(self) -> float:
+        """By what YaRN multiplies queries and keys alike where `mscale_all_dim` is given, beside
+        its scale of the elements that are rotated."""
+        weight = self.parameters.get("mscale_all_dim")
+        if self.kind != "yarn" or not weight:
+            return 1.0
+        return _mscale(self._factor, weight)
+
     def describe(self) -> str:
         """A text that is the same for equal variants only."""
         values: dict[str, Any] = {
@@ -153,14 +162,16 @@ def _yarn(rope: RopeVariant, length: int) -> tuple[Floats, float]:
 
 
 def _yarn_scale(parameters: Mapping[str, Any], factor: float) -> float:
-    def mscale(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
     if parameters.get("attention_factor") is not None:
         return float(parameters["attention_factor"])
     if parameters.get("mscale") and parameters.get("mscale_all_dim"):
-        return mscale(parameters["mscale"]) / mscale(parameters["mscale_all_dim"])
-    return mscale(1.0)
+        of_all = _mscale(factor, parameters["mscale_all_dim"])
+        return _mscale(factor, parameters["mscale"]) / of_all
+    return _mscale(factor, 1.0)
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def _proportional(rope: RopeVariant, length: int) -> tuple[Floats, float]:

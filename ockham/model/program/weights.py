@@ -20,13 +20,15 @@ class Part:
     """Rows [start, stop) of a tensor of the checkpoint, which must have this shape.
 
     `pairs`, where rotary pairs are neighbours in the checkpoint, is the size of a head and how many
-    elements of it are rotated: the rows of whole heads are wanted in the order of `halves`."""
+    elements of it are rotated: the rows of whole heads are wanted in the order of `halves`. Where
+    `turned`, the transpose of the rows is wanted; such a part is a matrix of its own."""
 
     name: str
     shape: tuple[int, ...]
     start: int
     stop: int
     pairs: tuple[int, int] | None = None
+    turned: bool = False
 
 
 def halves(rows: int, pairs: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -49,7 +51,8 @@ def vector_length(parts: Sequence[VectorPart]) -> int:
 
 def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
     """Rows and columns of the matrix that parts make up."""
-    return sum(part.stop - part.start for part in parts), parts[0].shape[-1]
+    rows, columns = sum(part.stop - part.start for part in parts), parts[0].shape[-1]
+    return (columns, rows) if parts[0].turned else (rows, columns)
 
 
 class Weights(Protocol):

@@ -49,6 +49,9 @@ KEYS = {
     "expert_shared_count": "moe_num_shared_experts",
     "shortconv.l_cache": "conv_L_cache",
     "expert_weights_scale": "routed_scaling_factor",
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+    "attention.kv_lora_rank": "kv_lora_rank",
     "ssm.conv_kernel": "linear_conv_kernel_dim",
     "ssm.state_size": "linear_key_head_dim",
     "ssm.group_count": "linear_num_key_heads",
@@ -213,6 +216,21 @@ _STATE_SPACE = {
 }
 _BARE = ("ssm_a", "ssm_d")
 """Tensors whose names end in neither weight nor bias."""
+_DEEPSEEK = {
+    **_EXPERTS,
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
+    "self_attn.k_b_proj": "attn_k_b",
+    "self_attn.v_b_proj": "attn_v_b",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+}
 OUTSIDE = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
@@ -233,7 +251,8 @@ class GgufArchitecture:
     weights of a row's experts are made to sum to one where the metadata does not say, and whether
     the dimensions between which YaRN blends are whole ones.
 
-    `windowed` is the record of files that name a window. `windows` are those of files that name
+    `windowed` is the record of files that name a window, `by_sigmoid` that of files whose experts
+    are chosen by the sigmoid of their scores. `windows` are those of files that name
     none, by the number of layers: none where it is not listed. `shared` names the gate and up of
     the shared expert where its record has them fused, `dense` the gate, up and down of
     feed-forwards where the record has others. `tiled` says that the converter lets the value heads
@@ -248,6 +267,7 @@ class GgufArchitecture:
     normalised: bool = False
     whole_dimensions: bool = True
     windowed: str | None = None
+    by_sigmoid: str | None = None
     windows: Mapping[int, int] | None = None
     shared: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
@@ -337,6 +357,9 @@ GGUF_MIXTURES = {
     ),
     "lfm2moe": GgufArchitecture("Lfm2MoeForCausalLM", _LFM2_EXPERTS, normalised=True),
     "ernie4_5-moe": GgufArchitecture("Ernie4_5_MoeForCausalLM", _ERNIE_EXPERTS, normalised=True),
+    "deepseek2": GgufArchitecture(
+        "DeepseekV2ForCausalLM", _DEEPSEEK, by_sigmoid="DeepseekV3ForCausalLM"
+    ),
     "qwen3next": GgufArchitecture("Qwen3NextForCausalLM", {**_EXPERTS, **_DELTA}, normalised=True),
     "qwen35moe": GgufArchitecture(
         "Qwen3_5MoeForCausalLM", {**_EXPERTS, **_DELTA}, normalised=True, tiled=True
@@ -377,7 +400,10 @@ def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchit
         raise ModelError(
             f"the GGUF {kind} {shown(name)} is not supported; supported are {', '.join(known)}."
         )
-    return name, known[name]
+    found = known[name]
+    if found.by_sigmoid is not None and metadata.get(f"{name}.expert_gating_func") == _SIGMOID:
+        found = dataclasses.replace(found, record=found.by_sigmoid)
+    return name, found
 
 
 def config_of(
@@ -425,6 +451,10 @@ def _config_of(
         config |= _delta_layers(given, config, architecture.tiled)
     if known.state_space is not None:
         config |= _state_spaces(known.state_space, config, given, shapes)
+    latent = known.latent is not None
+    if latent:
+        config |= _latent_sizes(given)
+        config.pop("head_dim", None)  # of the absorbed form, or of both its parts
     # A multiplier of 0 says that there is none, as in llama.cpp.
     config = {key: value for key, value in config.items() if value != 0 or key not in _MULTIPLIERS}
     config = {**architecture.assumed(config), **config}
@@ -457,12 +487,15 @@ def _config_of(
             wide = config.get("num_hidden_layers") == architecture.scaled_by_width_at
             config["query_pre_attn_scalar"] = width if wide else head_dim
         rotated = given("rope.dimension_count")
-        if rotated is not None and rotated != head_dim and architecture.read is None:
+        whole = latent or architecture.read is not None
+        if rotated is not None and rotated != head_dim and not whole:
             config["partial_rotary_factor"] = rotated / head_dim
     scaling = None if architecture.read is not None else _rope_scaling(given, factors)
     if scaling is not None:
         if scaling["rope_type"] == "yarn" and not architecture.whole_dimensions:
             scaling["truncate"] = False
+        if latent and "mscale" in scaling:  # which the converter writes as a tenth
+            scaling["mscale"] = scaling["mscale_all_dim"] = 10 * scaling["mscale"]
         config["rope_scaling"] = scaling
         original = scaling.get("original_max_position_embeddings")
         config |= {} if original is None else {"original_max_position_embeddings": original}
@@ -538,6 +571,25 @@ def _delta_layers(
     if values is not None:
         found["linear_value_head_dim"] = values // config["linear_num_value_heads"]
     return found
+
+
+def _latent_sizes(given: Callable[[str], Any]) -> dict[str, Any]:
+    """What config.json says of multi-head latent attention. Later files say the sizes of a head
+    apart from those of the absorbed form."""
+
+    def size(*keys: str) -> int:
+        value = next((found for key in keys if (found := given(key)) is not None), None)
+        if type(value) is not int:
+            raise ModelError(f"its {keys[-1]} is {shown(value)}; it must be a whole number.")
+        return value
+
+    rotated = size("rope.dimension_count")
+    return {
+        "q_lora_rank": given("attention.q_lora_rank"),
+        "qk_rope_head_dim": rotated,
+        "qk_nope_head_dim": size("attention.key_length_mla", "attention.key_length") - rotated,
+        "v_head_dim": size("attention.value_length_mla", "attention.value_length"),
+    }
 
 
 def _layer_types(pattern: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -633,11 +685,14 @@ def _add_experts(
     record = ARCHITECTURES[architecture.record].experts
     assert record is not None, "of a mixture"
     gates = (0, _SIGMOID) if record.sigmoid else (0, _SOFTMAX, _SOFTMAX_OF_CHOSEN)
-    scale = given("expert_weights_scale")
+    scale, groups = given("expert_weights_scale"), given("expert_group_count")
+    if record.groups is not None:
+        config["topk_method"] = "group_limited_greedy" if (groups or 1) > 1 else "greedy"
+        config[record.groups] = groups or 1
     for key, known in (
         ("expert_gating_func", gates),
         ("expert_weights_scale", (0, 1) if record.scale is None else (scale,)),
-        ("expert_group_count", (0, 1)),
+        ("expert_group_count", (0, 1) if record.groups is None else (groups,)),
     ):
         if (value := given(key)) is not None and value not in known:
             raise ModelError(
