@@ -327,13 +327,23 @@ class ExactnessMachine(RuleBasedStateMachine):
         refused: set[str] = set()
         if all(group.window is not None for group in self.engine.state.groups):
             refused = {rule for rule, _ in KEPT}  # every layer's window drops cells
-        elif len(self.engine.techniques.layers) < self.engine.model.description.layers:
+        elif not self._layers_alike:
             refused = LEARNED
         kept = {k: a for k, a in request.asks.items() if k.removeprefix("keep/") not in refused}
         if not any(self.engine.gates.model.neurons):
             kept.pop("gate/adaptive_width", None)  # experts run whole
+        if self.engine.gates.model.read_by_others:
+            kept.pop("gate/skip_decode", None)  # it skips layers whose keys others read
         request.asks = allowed(kept, self.passes)
         return request
+
+    @property
+    def _layers_alike(self) -> bool:
+        """Whether all layers keep keys and values, with as many heads each."""
+        groups = [group for group in self.engine.state.groups if group.spec.attends]
+        keeping = sum(len(group.layers) for group in groups)
+        heads = {group.spec.uniform.heads for group in groups}
+        return len(heads) == 1 and keeping == self.engine.model.description.layers
 
     @property
     def _searches(self) -> dict[str, State]:
