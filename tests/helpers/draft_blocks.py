@@ -70,6 +70,10 @@ def add_mtp(
     return checkpoint
 
 
+_OF_TARGETS = ("tie_word_embeddings", "partial_rotary_factor", "layer_types")
+"""Keys of config.json that mean nothing to a head."""
+
+
 def write_eagle3(
     directory: Path,
     target: Path,
@@ -120,7 +124,7 @@ def write_eagle3(
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "model.safetensors")
     described = {
-        **{key: value for key, value in values.items() if key != "tie_word_embeddings"},
+        **{key: value for key, value in values.items() if key not in _OF_TARGETS},
         "architectures": ["LlamaForCausalLMEagle3"],
         "num_hidden_layers": 1,
         "draft_vocab_size": count,
