@@ -198,3 +198,26 @@ def test_the_size_of_pages_is_part_of_what_decides_bits(tmp_path: Path) -> None:
     lfm2 = tiny_lfm2(tmp_path / "lfm2")
     one, other = (engine_of(lfm2, block_size=size).model.numerics_id for size in (8, 16))
     assert one == other
+
+
+def test_looking_for_a_checkpoint_takes_no_longer_for_each_page_than_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long context whose checkpoints are gone is looked through once, and no parts of a
+    checkpoint are named but where there is one."""
+    settings = {"kv_store": str(tmp_path / "store"), "kv_store_bytes": 64 << 20}
+    engine = engine_of(tiny_qwen3_5(tmp_path / "model"), checkpoint_tokens=1000, **settings)
+    said(engine, "first", prompt(160))
+    assert engine.tiers is not None
+    engine.tiers.flush(10.0)
+    engine.reuse.forget()
+    named: list[int] = []
+    identity = type(engine.tiers.identity)
+    parts = identity.parts
+    monkeypatch.setattr(identity, "parts", lambda self, name: named.append(1) or parts(self, name))
+    tokens = np.array([*prompt(150), *(90 - token for token in prompt(30))], np.int32)
+    fetch = engine.reuse.fetch(tokens, engine.techniques.plain_key(""))
+    assert fetch is not None
+    assert fetch.done  # nothing that a row could go on from
+    assert not named
+    engine.close()

@@ -70,15 +70,7 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def parts(self, name: PageName) -> list[PageName]:
         """The names of the parts of the checkpoint at a page's end."""
-        return [
-            PageName(
-                _hash(name.key, b"checkpoint", part.to_bytes(4, "little")),
-                name.key,
-                name.root,
-                name.tokens,
-            )
-            for part in range(self.checkpoint_parts)
-        ]
+        return [part_of(name, part) for part in range(self.checkpoint_parts)]
 
     @property
     def digest(self) -> str:
@@ -99,6 +91,12 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
             key = _hash(parent, own)
             found.append(PageName(key, parent, root, own))
         return found
+
+
+def part_of(name: PageName, part: int) -> PageName:
+    """The name of one part of the checkpoint at a page's end."""
+    key = _hash(name.key, b"checkpoint", part.to_bytes(4, "little"))
+    return PageName(key, name.key, name.root, name.tokens)
 
 
 class Namer:

@@ -17,7 +17,7 @@ from ockham.cache.native_tree import Tree
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.fetch import Item, Nothing, PageFetch
 from ockham.cache.store.memory import MemoryTier
-from ockham.cache.store.names import Identity, Namer, PageName
+from ockham.cache.store.names import Identity, Namer, PageName, part_of
 from ockham.cache.store.reader import Reader
 from ockham.cache.store.section import Section
 from ockham.cache.store.stats import TierStats
@@ -247,7 +247,9 @@ class Tiers:
         """What is to be brought back so that a row can go on from the end of the last page for
         which that is possible, if it is one after the first `first`. `held` are the pages that the
         pool has of this context, -1 where it has none."""
-        together = self._together
+        together, windows = self._together, self._pool.windows
+        always = sum(1 << group for group in together.groups if not windows[group])
+        """What every later row sees."""
         items: list[Item] = []
         there: list[int] = []
         """Of each page, the groups that stand together and are here or can be."""
@@ -256,26 +258,34 @@ class Tiers:
             if have != together.every and number >= first:
                 source = self._source([name])
                 if source is not None:
-                    items.append(Item(number, together, [name], source))
                     have |= source if isinstance(source, int) else source[0]
-                elif any(not self._pool.windows[g] and not have >> g & 1 for g in together.groups):
+                if always & ~have:
                     break
+                if source is not None:
+                    items.append(Item(number, together, [name], source))
             there.append(have)
+        seen = self._all_seen(there)
         for pages in range(len(there), first, -1):
-            if not self._seen(pages, there):
+            if not seen[pages - 1]:
                 continue
             ends = self._checkpoint(pages, names, held)
             if ends is not None:
                 return [item for item in items if item.number < pages] + ends
         return []
 
-    def _seen(self, pages: int, there: Sequence[int]) -> bool:
-        """Whether what stands together is there of all pages that the row after these sees."""
-        return all(
-            there[number] >> group & 1
-            for group in self._together.groups
-            for number in range(self._first(group, pages), pages)
-        )
+    def _all_seen(self, there: Sequence[int]) -> list[bool]:
+        """Of each page, whether the row after it finds all that it sees of the groups that stand
+        together; `there` are the groups of each page. Those without a window have every page."""
+        found = [True] * len(there)
+        for group in self._together.groups:
+            if not self._pool.windows[group]:
+                continue
+            run = 0  # pages without a gap
+            for number, groups in enumerate(there):
+                run = run + 1 if groups >> group & 1 else 0
+                if number + 1 - self._first(group, number + 1) > run:
+                    found[number] = False
+        return found
 
     def _checkpoint(
         self, pages: int, names: list[PageName], held: Sequence[list[int]]
@@ -289,6 +299,9 @@ class Tiers:
             lacking = sum(1 << group for group in seen if held[group][number] < 0)
             if not lacking:
                 continue
+            source = self._source([part_of(names[number], 0)])
+            if source is None:
+                return None
             parts = self.identity.parts(names[number])
             source = self._source(parts)
             if source is None or lacking & ~(source if isinstance(source, int) else source[0]):
@@ -477,16 +490,19 @@ class Tiers:
         names = self._namer.names(tokens, salt)
         held = [self.disk.groups_of(n.key) for n in names]
         there = held[: (*held, 0).index(0)]
+        seen = self._all_seen(there)
         for pages in range(len(there), 0, -1):
-            if self._seen(pages, there) and self._parts_on_disk(names[:pages]) is not None:
+            if seen[pages - 1] and self._parts_on_disk(names, pages) is not None:
                 return pages * self.identity.page_tokens
         return 0
 
-    def _parts_on_disk(self, names: list[PageName]) -> list[PageName] | None:
-        """The parts of the checkpoint at the end of these pages; None if some are not there."""
+    def _parts_on_disk(self, names: list[PageName], pages: int) -> list[PageName] | None:
+        """The parts of the checkpoint at the end of so many pages; None if some are not there."""
         found: list[PageName] = []
-        groups, pages = self._apart.groups, len(names)
+        groups = self._apart.groups
         for number in range(min((self._first(g, pages) for g in groups), default=pages), pages):
+            if not self._source_on_disk([part_of(names[number], 0)]):
+                return None
             parts = self.identity.parts(names[number])
             seen = sum(1 << g for g in groups if number >= self._first(g, pages))
             source = self._source_on_disk(parts)
@@ -508,7 +524,7 @@ class Tiers:
             if self.identity.apart:
                 names = names[: self.stored(tokens, salt) // size]
             # A checkpoint comes first: without it the pages are of no use.
-            ends = self._parts_on_disk(names) or []
+            ends = self._parts_on_disk(names, len(names)) or []
             new = [name.key for name in (*ends, *names) if name.key not in keys]
             room = self.disk.most_pinned - len(keys)
             if self.identity.apart and len(new) > room:
