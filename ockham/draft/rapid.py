@@ -7,35 +7,24 @@ from typing import ClassVar
 import msgspec
 
 from ockham.core.arrays import Ints
-from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import LoadSmall, SecondModel
 from ockham.core.speculative import MOST_TOKENS
-from ockham.draft.modelled.drafting import DraftingOptions, ModelDrafting
+from ockham.draft.modelled.drafting import ContextOptions, ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
 from ockham.draft.structures.passages import PASSAGE, Passages
 
 FIRST, LATEST = 8, 4
 """Tokens that a text begins with are always read, and of what is read every so many-th is one of
 the latest."""
-LEAST_CONTEXT = 64
 _QUERY = 48
 """Of the latest tokens, those that passages are searched for by."""
 _AGAIN = 64
 """Tokens after which passages are searched for anew."""
 
 
-class RapidOptions(DraftingOptions, frozen=True, forbid_unknown_fields=True):
+class RapidOptions(ContextOptions, frozen=True, forbid_unknown_fields=True):
     """So many tokens of a text are read, `draft_context`. Without a `model` the target drafts."""
-
-    draft_context: int = 512
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draft_context < LEAST_CONTEXT:
-            raise ConfigError(
-                f"draft_context must be at least {LEAST_CONTEXT}, got {self.draft_context}."
-            )
 
 
 @register("drafter", "rapid", exact=True, books=("rapid",), paper="174")

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
-from ockham.core.errors import ConfigError
 from ockham.core.seams import (
     Foreseen,
     HeadModel,
@@ -21,24 +20,13 @@ from ockham.core.seams import (
     Seen,
     Wants,
 )
-from ockham.draft.modelled.drafting import DraftingOptions, ModelDrafting, Place
+from ockham.draft.modelled.drafting import ContextOptions, ModelDrafting, Place
 from ockham.draft.modelled.growing import MOST_COMPUTED, Growing
 from ockham.draft.modelled.stream import ModelStream
 
-LEAST_CONTEXT = 64
 
-
-class CarryingOptions(DraftingOptions, frozen=True, forbid_unknown_fields=True):
+class CarryingOptions(ContextOptions, frozen=True, forbid_unknown_fields=True):
     """The block sees the latest `draft_context` tokens of a text."""
-
-    draft_context: int = 512
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draft_context < LEAST_CONTEXT:
-            raise ConfigError(
-                f"draft_context must be at least {LEAST_CONTEXT}, got {self.draft_context}."
-            )
 
 
 class CarryingDrafter(ModelDrafting):

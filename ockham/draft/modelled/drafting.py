@@ -32,6 +32,8 @@ MOST_BRANCHES = 8
 Place = tuple[Growing, int]
 """A token of a draft, or the `ROOT` of it."""
 
+LEAST_CONTEXT = 64
+
 
 class DraftingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model` is the model that drafts, with up to `branches` tokens below each token of a draft
@@ -51,6 +53,19 @@ class DraftingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(
                 f"rejection_threshold must lie in (0, 1], got {self.rejection_threshold}; 1 lets "
                 "drafts end where they no longer pay."
+            )
+
+
+class ContextOptions(DraftingOptions, frozen=True, forbid_unknown_fields=True):
+    """What drafts reads `draft_context` tokens of a text at most."""
+
+    draft_context: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draft_context < LEAST_CONTEXT:
+            raise ConfigError(
+                f"draft_context must be at least {LEAST_CONTEXT}, got {self.draft_context}."
             )
 
 
