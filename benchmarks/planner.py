@@ -5,8 +5,8 @@ measured in a file (a run that was stopped goes on), and then lets plans search 
 the table as their judge: how near they come to the cheapest, with what share of the measurements,
 and how often what they chose holds on cases that they did not see.
 
-`gains` makes plans for workloads under one floor, each once without a log and once with what the
-workloads before it taught, and prints what each gained and measured.
+`gains` makes plans for workloads under one floor, each but the first once without a log and once
+with what the workloads before it taught, and prints what each gained and measured.
 """
 
 from __future__ import annotations
@@ -232,9 +232,8 @@ def gains(
     space = space_of(base, cores=base.threads or allowed_cores())
     print(f"{base.model}, {floor}; predicted and measured: default over chosen")
     for workload in workloads:
-        for log, which in ((Log(), "without a log"), (shared, "with one")):
-            if which == "with one" and not log.records:
-                which = "the first"
+        logs = ((Log(), "without a log"), (shared, "with one"))
+        for log, which in logs if shared.records else ((shared, "the first"),):
             floors = parse_floors(floor, [])
             planner = Planner(
                 wanted(base, workload, requests, floors, space, seconds),

@@ -243,8 +243,7 @@ class Searching:
         """The combinations, with the goal that their parts let expect."""
         usable = []
         for single in pays:
-            likely = min((self._within(single, f) for f in self.floors.of_quality), default=1.0)
-            if not self.space.exact(single) and likely < 0.001:
+            if self._holds(single) < 0.001:
                 found.left_out[str(single)] = "the log of measurements says that it misses a floor"
                 continue
             usable.append(single)

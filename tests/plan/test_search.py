@@ -177,6 +177,19 @@ def test_without_a_floor_of_quality_only_exact_settings_are_chosen(tmp_path: Pat
     assert found.holding[0].point == Point((("max_num_seqs", 1),))
 
 
+def test_where_answers_are_too_few_to_judge_by_exact_settings_that_pay_are_chosen(
+    tmp_path: Path,
+) -> None:
+    """The floor is stated, and nobody judges."""
+    space = space_of().exact_only()
+    world = World(1, space)
+    world.cost |= {("max_num_seqs", 1): 0.7, ("max_num_seqs", 2): 1.0}
+    search = searching(world, space, parse_floors("kl<=0.5", []), tmp_path)
+    search.judge = None
+    chosen = search.run().holding[0].point
+    assert chosen.changes == (("max_num_seqs", 1),)
+
+
 def test_a_choice_that_breaks_a_bound_on_speed_is_not_chosen(tmp_path: Path) -> None:
     space = space_of({"max_num_seqs": 2})
     world = World(1, space)
