@@ -28,7 +28,8 @@ from ockham.kernels.ops import (
     Route,
 )
 from ockham.model.packed.layout import key_of
-from ockham.model.program.compile import SHORTCUT, compile_program
+from ockham.model.program.compile import compile_program
+from ockham.model.program.compiling.tensors import SHORTCUT
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, VectorPart, matrix_shape, vector_length
 

@@ -1,0 +1,186 @@
+"""Layers that do not attend: short convolutions, gated delta rules and state spaces."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ockham.core.seams import Linear
+from ockham.kernels.ops import (
+    GatedDelta,
+    Norm,
+    ShortConvolution,
+    StateSpace,
+)
+from ockham.model.program.compiling.tensors import Compiling
+from ockham.model.program.recurrent import DeltaSizes, StateSpaceSizes
+from ockham.model.program.weights import Part
+
+
+def recurrent(compiling: Compiling, layer: int, sizes: DeltaSizes | StateSpaceSizes) -> None:
+    if isinstance(sizes, DeltaSizes):
+        _delta(compiling, layer, sizes)
+    else:
+        _state_space(compiling, layer, sizes)
+
+
+def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes) -> None:
+    d, record, prefix = compiling.d, compiling.record.state_space, compiling.layer(layer)
+    assert record is not None
+    shape, heads = sizes.shape, sizes.value_heads
+    values, keys, size = shape.values, shape.keys, d.hidden_size
+    # Of what is stored in this order, first the queries, keys and values.
+    stored = (values, values, keys, keys, heads)
+    ends = np.cumsum(stored).tolist()
+    order = [(ends[i] - stored[i], ends[i]) for i in (3, 2, 1, 0, 4)]
+    rows = sum(stored)
+    name, convolution = f"{prefix}{record.inputs}", f"{prefix}{record.weight}"
+    parts = [Part(f"{name}.weight", (rows, size), *each) for each in order]
+    mixed = np.concatenate([np.arange(*each) - values for each in order[:3]])
+    weight = compiling.weights.vector(
+        [(f"{convolution}.weight", (shape.channels, 1, sizes.length))]
+    )
+    weight = weight.reshape(shape.channels, -1)[mixed]
+    inputs_bias = bias = None
+    if sizes.biases:
+        every = np.concatenate([np.arange(*each) for each in order])
+        inputs_bias = compiling.bias(name, rows).reshape(rows, -1)[every].reshape(-1)
+    if sizes.convolution_bias:
+        bias = compiling.bias(convolution, shape.channels)
+        bias = bias.reshape(shape.channels, -1)[mixed].reshape(-1)
+    compiling.adaptable(layer, "out", prefix, (record.output,), (size,), values)
+    decay = compiling.weights.vector([(prefix + record.decay, (heads,))])
+    cells = d.group_of(layer)
+    compiling.ops.append(
+        StateSpace(
+            layer,
+            cells,
+            cells + 1,
+            sizes.key_heads,
+            heads,
+            sizes.key_dim,
+            sizes.value_dim,
+            sizes.length,
+            inputs=compiling.weights.linear(parts, "qkv"),
+            weight=np.ascontiguousarray(weight.T).reshape(-1),
+            decay=decay if sizes.negative else -np.exp(decay),
+            step_bias=compiling.weights.vector([(prefix + record.step_bias, (heads,))]),
+            skip=compiling.weights.vector([(prefix + record.skip, (heads,))]),
+            out=compiling.matrix(prefix + record.output, size, values, "attention_output"),
+            norm=compiling.norm(prefix, compiling.record.attention_norm),
+            group_norm=Norm(
+                compiling.weights.vector([(f"{prefix}{record.norm}.weight", (values,))]), d.norm_eps
+            ),
+            norm_groups=sizes.key_heads,
+            bias=bias,
+            inputs_bias=inputs_bias,
+            out_bias=compiling.bias(prefix + record.output, size) if sizes.biases else None,
+            shortest_step=sizes.shortest_step,
+            longest_step=sizes.longest_step,
+            residual_scale=d.residual_scale,
+        )
+    )
+
+
+def _delta(compiling: Compiling, layer: int, sizes: DeltaSizes) -> None:
+    d, record, prefix = compiling.d, compiling.record.delta, compiling.layer(layer)
+    assert record is not None
+    values, channels, heads = sizes.shape.values, sizes.shape.channels, sizes.value_heads
+    widths = (channels, values, heads, heads)
+    weight = compiling.weights.vector(
+        [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
+    )
+    cells = d.group_of(layer)
+    inputs = _delta_inputs(compiling, prefix, sizes)
+    if not sizes.tiled:  # an adapter's value heads stand in the order of the original
+        if not record.fused:  # whose rows of one kind do not stand together
+            compiling.adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
+        compiling.adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
+    decay = compiling.weights.vector([(prefix + record.decay, (heads,))])
+    compiling.ops.append(
+        GatedDelta(
+            layer,
+            cells,
+            cells + 1,
+            sizes.key_heads,
+            heads,
+            sizes.key_dim,
+            sizes.value_dim,
+            sizes.length,
+            inputs=inputs,
+            weight=np.ascontiguousarray(weight.reshape(channels, -1).T).reshape(-1),
+            decay=decay if sizes.negative else -np.exp(decay),
+            decay_bias=compiling.weights.vector([(prefix + record.decay_bias, (heads,))]),
+            head_norm=Norm(
+                compiling.weights.vector([(f"{prefix}{record.norm}.weight", (sizes.value_dim,))]),
+                d.norm_eps,
+            ),
+            out=compiling.matrix(prefix + record.output, d.hidden_size, values, "attention_output"),
+            norm=compiling.norm(prefix, compiling.record.attention_norm),
+            residual_scale=d.residual_scale,
+            tiled=sizes.tiled,
+        )
+    )
+
+
+def _delta_inputs(compiling: Compiling, prefix: str, sizes: DeltaSizes) -> Linear:
+    """The inputs of delta rules in the order of `GatedDelta`, from tensors of their own or from
+    those that hold them key head by key head."""
+    record, groups = compiling.record.delta, sizes.key_heads
+    assert record is not None
+    each = sizes.value_heads // groups
+    wide = each * sizes.value_dim
+    kinds = (2 * sizes.key_dim + wide, wide, each, each)  # of a key head
+    parts: list[Part] = []
+    for pair, both in enumerate(record.fused or ("", "")):
+        names, own = record.inputs[2 * pair : 2 * pair + 2], kinds[2 * pair : 2 * pair + 2]
+        if both and not compiling.weights.has(f"{prefix}{names[0]}.weight"):
+            cuts = own if pair else (sizes.key_dim, sizes.key_dim, wide, wide)
+            parts += _of_key_heads(compiling, f"{prefix}{both}.weight", cuts, groups)
+            continue
+        shapes = [(groups * rows, compiling.d.hidden_size) for rows in own]
+        parts += [
+            Part(f"{prefix}{name}.weight", shape, 0, shape[0])
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+    return compiling.weights.linear(parts, "qkv")
+
+
+def _of_key_heads(
+    compiling: Compiling, name: str, cuts: tuple[int, ...], groups: int
+) -> list[Part]:
+    """A tensor of rows of several kinds, key head by key head, kind by kind."""
+    each = sum(cuts)
+    shape = (groups * each, compiling.d.hidden_size)
+    firsts = [
+        (group * each + sum(cuts[:place]), rows)
+        for place, rows in enumerate(cuts)
+        for group in range(groups)
+    ]
+    return [Part(name, shape, first, first + rows) for first, rows in firsts]
+
+
+def convolution(compiling: Compiling, layer: int) -> None:
+    d, record, prefix = compiling.d, compiling.record.convolution, compiling.layer(layer)
+    assert record is not None
+    size, bias = d.hidden_size, d.convolution_bias
+    weight = compiling.weights.vector(
+        [(f"{prefix}{record.weight}.weight", (size, 1, d.convolution_length))]
+    )
+    inputs, output = prefix + record.inputs, prefix + record.output
+    compiling.adaptable(layer, "inputs", prefix, (record.inputs,), (3 * size,), size)
+    compiling.adaptable(layer, "out", prefix, (record.output,), (size,), size)
+    compiling.ops.append(
+        ShortConvolution(
+            layer,
+            d.group_of(layer),
+            d.convolution_length,
+            inputs=compiling.matrix(inputs, 3 * size, size, "qkv"),
+            weight=np.ascontiguousarray(weight.reshape(size, -1).T).reshape(-1),
+            out=compiling.matrix(output, size, size, "attention_output"),
+            norm=compiling.norm(prefix, compiling.record.attention_norm),
+            inputs_bias=compiling.bias(inputs, 3 * size) if bias else None,
+            bias=compiling.bias(prefix + record.weight, size) if bias else None,
+            out_bias=compiling.bias(output, size) if bias else None,
+            residual_scale=d.residual_scale,
+        )
+    )

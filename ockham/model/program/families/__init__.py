@@ -1,0 +1,1 @@
+"""The decoders that Ockham knows, family by family: one record each."""

@@ -1,0 +1,216 @@
+"""Gemma 2, 3 and 4."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ockham.model.program.families.images import VISION_TOWER
+from ockham.model.program.record import (
+    Architecture,
+    ExpertRecord,
+    LayerInputRecord,
+    all_but_every_nth_layer,
+    every_layer,
+    five_of_six,
+)
+
+_GEMMA_NORMS = {
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+    "norm_offset": 1.0,
+}
+_GEMMA_DEFAULTS = {
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 2,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "eos_token_id": 1,
+}
+_GEMMA3_DEFAULTS = {
+    **_GEMMA_DEFAULTS,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "sliding_window_pattern": 6,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+}
+_GEMMA2 = Architecture(
+    "Gemma2ForCausalLM",
+    **_GEMMA_NORMS,  # type: ignore[arg-type]
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    activation="hidden_activation",
+    embedding_scale="hidden_size",
+    embedding_scale_root=True,
+    attention_scale="query_pre_attn_scalar",
+    attention_scale_root=True,
+    attention_softcap="attn_logit_softcapping",
+    final_softcap="final_logit_softcapping",
+    layer_types=True,
+    slides=all_but_every_nth_layer,
+    defaults=_GEMMA_DEFAULTS,
+)
+_GEMMA3 = Architecture(
+    "Gemma3ForCausalLM",
+    **_GEMMA_NORMS,  # type: ignore[arg-type]
+    qk_norm="head",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    activation="hidden_activation",
+    embedding_scale="hidden_size",
+    embedding_scale_root=True,
+    attention_scale="query_pre_attn_scalar",
+    attention_scale_root=True,
+    final_softcap="final_logit_softcapping",
+    layer_types=True,
+    slides=all_but_every_nth_layer,
+    local_theta="rope_local_base_freq",
+    defaults=_GEMMA3_DEFAULTS,
+)
+_GEMMA3_MULTIMODAL = Architecture(
+    "Gemma3ForConditionalGeneration",
+    prefixes=("language_model.model.", "model.language_model."),
+    heads=("language_model.lm_head.weight", "lm_head.weight"),
+    text_config="text_config",
+    **_GEMMA_NORMS,  # type: ignore[arg-type]
+    qk_norm="head",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    activation="hidden_activation",
+    embedding_scale="hidden_size",
+    embedding_scale_root=True,
+    attention_scale="query_pre_attn_scalar",
+    attention_scale_root=True,
+    final_softcap="final_logit_softcapping",
+    layer_types=True,
+    slides=all_but_every_nth_layer,
+    local_theta="rope_local_base_freq",
+    defaults=_GEMMA3_DEFAULTS,
+    ignored=VISION_TOWER,
+)
+_GEMMA4 = Architecture(
+    "Gemma4ForCausalLM",
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+    qk_norm="head",
+    v_norm=True,
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    activation="hidden_activation",
+    embedding_scale="hidden_size",
+    embedding_scale_root=True,
+    attention_scale=1.0,
+    final_softcap="final_logit_softcapping",
+    layer_types=True,
+    slides=five_of_six,
+    whole_head_dim="global_head_dim",
+    whole_kv_heads="num_global_key_value_heads",
+    values_are_keys="attention_k_eq_v",
+    sharing_layers="num_kv_shared_layers",
+    doubled_sharing="use_double_wide_mlp",
+    layer_scale="layer_scalar",
+    layer_inputs=LayerInputRecord(),
+    of_images={"use_bidirectional_attention": "vision"},
+    keys={"num_experts_per_tok": "top_k_experts"},
+    experts=ExpertRecord(
+        blocks=("",),
+        router="router.proj",
+        normalise=True,
+        switch="enable_moe_block",
+        layers=every_layer,
+        router_scale="router.scale",
+        expert_scales="router.per_expert_scale",
+        norm="pre_feedforward_layernorm_2",
+        routed_norm="post_feedforward_layernorm_2",
+        shared_norm="pre_feedforward_layernorm",
+        shared_post_norm="post_feedforward_layernorm_1",
+        shared_intermediate="intermediate_size",
+        shared_gate_up=("mlp.gate_proj", "mlp.up_proj"),
+        shared_down="mlp.down_proj",
+        shared_gate=None,
+    ),
+    defaults={
+        "vocab_size": 262144,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+        "sliding_window": 512,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1_000_000.0,
+            },
+        },
+        "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 262144,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    },
+)
+_GEMMA4_MULTIMODAL = replace(
+    _GEMMA4,
+    name="Gemma4ForConditionalGeneration",
+    prefixes=("model.language_model.", "language_model.model."),
+    heads=("lm_head.weight", "language_model.lm_head.weight"),
+    text_config="text_config",
+    ignored=(
+        *VISION_TOWER,
+        "model.audio_tower.",
+        "model.embed_vision.",
+        "model.embed_audio.",
+    ),
+)
+_GEMMA4_UNIFIED = replace(
+    _GEMMA4,
+    name="Gemma4UnifiedForCausalLM",
+    experts=None,
+    layer_inputs=None,
+    keys={},
+    defaults={
+        **_GEMMA4.defaults,
+        "max_position_embeddings": 262144,
+        "sliding_window": 1024,
+    },
+)
+_GEMMA4_UNIFIED_MULTIMODAL = replace(
+    _GEMMA4_UNIFIED,
+    name="Gemma4UnifiedForConditionalGeneration",
+    prefixes=_GEMMA4_MULTIMODAL.prefixes,
+    heads=_GEMMA4_MULTIMODAL.heads,
+    text_config="text_config",
+    ignored=("model.vision_embedder.", "model.embed_vision.", "model.embed_audio."),
+)
+
+RECORDS = (
+    _GEMMA2,
+    _GEMMA3,
+    _GEMMA3_MULTIMODAL,
+    _GEMMA4,
+    _GEMMA4_MULTIMODAL,
+    _GEMMA4_UNIFIED,
+    _GEMMA4_UNIFIED_MULTIMODAL,
+)
