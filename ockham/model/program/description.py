@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,22 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.layout import StateSpec
-from ockham.kernels.ops.dense import POOLED_ACTIVATIONS
 from ockham.model.files.untrusted import read_object
+from ockham.model.program.activations import read_activation
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
+from ockham.model.program.experts import ExpertSizes, read_experts
+from ockham.model.program.heads import read_pooling
+from ockham.model.program.latent import LatentSizes, latent_scale, read_latent
+from ockham.model.program.layer_sizes import (
+    doubled_widths,
+    head_sizes,
+    inner_width,
+    layer_input_rows,
+    read_by_layers,
+    read_layer_inputs,
+)
 from ockham.model.program.pooling import (
-    DenseLayer,
-    How,
     PoolingDescription,
-    classifier_labels,
-    classifier_score,
 )
 from ockham.model.program.record import no_layer
 from ockham.model.program.recurrent import (
@@ -30,27 +37,12 @@ from ockham.model.program.recurrent import (
 )
 from ockham.model.program.rope import RopeVariant, read_rope
 from ockham.model.program.single import ATTENTION, DENSE, EXPERTS, RECURRENT, kinds_of, of_kinds
-from ockham.model.program.unequal import expert_widths, without_attention
+from ockham.model.program.unequal import without_attention
 from ockham.model.program.values import MOST_SIZE, Spelling, Values
-
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "relu": "relu",
-    "relu2": "relu_squared",
-}
-"""config.json's name of an activation -> the operations' name."""
 
 SHORTCUTS = "residual_shortcuts"
 """The key of config.json that says that a model has shortcuts."""
 
-PER_LAYER = "per_layer_config"
-"""The key of config.json for what single layers have in the place of the model's own values, as
-transformers 5.23 writes it."""
 
 _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported for this architecture",
@@ -94,45 +86,6 @@ class LayerGroup:
         if self.latent:
             return StateSpec.latent_rows(self.head_dim, dtype)
         return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertSizes:
-    """A mixture of experts in the layers `layers`; `shared` is the shared expert's width or 0."""
-
-    layers: tuple[int, ...]
-    count: int
-    per_token: int
-    intermediate_size: int
-    normalise: bool
-    shared: int
-    bias: bool = False
-    corrected: bool = False
-    """Whether something is added to weights where experts are chosen."""
-    sigmoid: bool = False
-    scale: float = 1.0
-    groups: int = 1
-    kept_groups: int = 1
-    group_best: int = 1
-    widths: tuple[tuple[int, ...], ...] | None = None
-    """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
-
-
-@dataclass(frozen=True, slots=True)
-class LatentSizes:
-    """Multi-head latent attention: of what is kept of a token, the latent and the elements that are
-    rotated; of each head's query the `plain` elements beside those, and of its value the
-    elements."""
-
-    query_rank: int
-    """The width that queries are projected to first; 0 where they are projected at once."""
-    rank: int
-    rotated: int
-    plain: int
-    value: int
-    neighbours: bool
-    """Whether rotary pairs are neighbours in the checkpoint."""
-    norm_eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +387,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     widths = values.sizes(architecture.intermediate, layers)
     kv_heads = values.size("num_key_value_heads", heads)
     head_dim = values.size("head_dim", hidden_size // heads)
-    latent = _latent(architecture, values)
+    latent = read_latent(architecture, values)
     if latent is not None:
         kv_heads, head_dim = 1, latent.rotated + latent.rank
     if heads % kv_heads:
@@ -451,8 +404,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         window = window // 2 + 1  # config.json counts both sides
     values.size("max_position_embeddings")
     rotated = architecture.rotates is not no_layer
-    sizes = _head_sizes(architecture, values, sliding, (kv_heads, head_dim), heads)
-    reads = _reads(architecture, values, sliding)
+    sizes = head_sizes(architecture, values, sliding, (kv_heads, head_dim), heads)
+    reads = read_by_layers(architecture, values, sliding)
     kinds = [(slides, size[1]) for slides, size in zip(sliding, sizes, strict=True)]
     ropes = {
         kind: (
@@ -469,21 +422,21 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             f"the rotary embedding of {values.spelling.file} reaches {shown(longest)} positions; "
             f"at most {MOST_SIZE} are supported."
         )
-    layer_inputs = _layer_inputs(architecture, values)
+    layer_inputs = read_layer_inputs(architecture, values)
     learned, offset = _learned_positions(architecture, values)
     bos = values.token_ids("bos_token_id")
     return ModelDescription(
         architecture=architecture,
         vocab_size=values.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=max(widths) if widths else _inner(architecture, values),
+        intermediate_size=max(widths) if widths else inner_width(architecture, values),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         max_position_embeddings=learned or longest,
         norm_eps=values.number("rms_norm_eps", 1e-6),
-        activation=_activation(architecture, values),
+        activation=read_activation(architecture, values),
         qkv_bias=values.flag(architecture.qkv_bias),
         output_bias=values.flag(architecture.output_bias),
         mlp_bias=values.flag(architecture.mlp_bias),
@@ -493,7 +446,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         attention_scale=(
             _attention_scale(architecture, values, head_dim)
             if latent is None
-            else _latent_scale(latent, ropes[kinds[0]])
+            else latent_scale(latent, ropes[kinds[0]])
         ),
         residual_scale=_residual_scale(architecture, values, layers),
         logits_scale=_logits_scale(architecture, values, hidden_size),
@@ -505,7 +458,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             ropes[kind] if architecture.rotates(config, layer) else None
             for layer, kind in enumerate(kinds)
         ),
-        experts=_experts(architecture, values, layers),
+        experts=read_experts(architecture, values, layers),
         eos_token_ids=values.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
         checkpoint_dtype=_dtype(config),
@@ -514,9 +467,9 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         learned_positions=learned,
         position_offset=offset,
         types=values.size("type_vocab_size") if architecture.types is not None else 0,
-        pooling=_pooling(architecture, values, hidden_size),
+        pooling=read_pooling(architecture, values, hidden_size),
         shortcuts=values.flag(SHORTCUTS),
-        widths=widths or _doubled(architecture, values, reads),
+        widths=widths or doubled_widths(architecture, values, reads),
         layer_heads=sizes if len({*sizes, (kv_heads, head_dim)}) > 1 else None,
         values_are_keys=tuple(
             layer
@@ -527,7 +480,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         ),
         reads=reads,
         layer_inputs=layer_inputs,
-        layer_input_rows=_layer_input_rows(architecture, values) if layer_inputs else 0,
+        layer_input_rows=layer_input_rows(architecture, values) if layer_inputs else 0,
         without_attention=(
             of_kinds(config, layers, DENSE, EXPERTS)
             if architecture.single
@@ -547,116 +500,6 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     )
 
 
-def _head_sizes(
-    architecture: Architecture,
-    values: Values,
-    sliding: Sequence[bool],
-    usual: tuple[int, int],
-    heads: int,
-) -> tuple[tuple[int, int], ...]:
-    """Each layer's key-value heads, and the size of its heads."""
-    if architecture.whole_head_dim is None:
-        return (usual,) * len(sliding)
-    if values.config.get(PER_LAYER) is not None:
-        return _stated_sizes(values, len(sliding), usual, heads)
-    kv_heads = usual[0]
-    fewer, switch = architecture.whole_kv_heads, architecture.values_are_keys
-    if fewer is not None and switch is not None and values.flag(switch):
-        kv_heads = values.size(fewer, kv_heads)
-    if heads % kv_heads:
-        raise ModelError(
-            f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
-            f"{values.spelling.of(str(fewer))} ({kv_heads})."
-        )
-    whole = kv_heads, values.size(architecture.whole_head_dim)
-    return tuple(usual if slides else whole for slides in sliding)
-
-
-def _stated_sizes(
-    values: Values, layers: int, usual: tuple[int, int], heads: int
-) -> tuple[tuple[int, int], ...]:
-    """The same where config.json says what is unlike the rest layer by layer."""
-    given = values.config[PER_LAYER]
-    known = ("num_key_value_heads", "head_dim")
-    places = {str(layer) for layer in range(layers)}
-    if not isinstance(given, dict) or not all(
-        str(layer) in places and isinstance(own, dict) and not own.keys() - set(known)
-        for layer, own in given.items()
-    ):
-        raise ModelError(
-            f"{values.spelling.of(PER_LAYER)} must give some of the {layers} layers numbers for "
-            f"{' and '.join(known)}, not {shown(given)}."
-        )
-    found = [usual] * layers
-    for layer, own in given.items():
-        sizes = [own.get(key, default) for key, default in zip(known, usual, strict=True)]
-        kv_heads, head_dim = (values.whole(PER_LAYER, size) for size in sizes)
-        if heads % kv_heads:
-            raise ModelError(
-                f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of the "
-                f"{kv_heads} key-value heads of layer {layer}."
-            )
-        found[int(layer)] = (kv_heads, head_dim)
-    return tuple(found)
-
-
-def _reads(
-    architecture: Architecture, values: Values, sliding: Sequence[bool]
-) -> tuple[int, ...] | None:
-    """The layer whose keys and values each layer reads; None where that is its own."""
-    key = architecture.sharing_layers
-    if key is None or not values.config.get(key):
-        return None
-    own = len(sliding) - values.size(key)
-    found = list(range(len(sliding)))
-    for layer in range(max(own, 0), len(sliding)):
-        before = [i for i in range(own) if sliding[i] == sliding[layer]]
-        if not before:
-            raise ModelError(
-                f"{values.spelling.of(key)} is {values.config[key]}: of {len(sliding)} layers none "
-                f"is left whose keys and values layer {layer} could read."
-            )
-        found[layer] = before[-1]
-    return tuple(found)
-
-
-def _doubled(
-    architecture: Architecture, values: Values, reads: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    """The width of each feed-forward where those of layers that read others' keys are doubled."""
-    key = architecture.doubled_sharing
-    if reads is None or key is None or not values.flag(key):
-        return None
-    inner = _inner(architecture, values)
-    return tuple(inner if own == layer else 2 * inner for layer, own in enumerate(reads))
-
-
-def _layer_inputs(architecture: Architecture, values: Values) -> int:
-    """How many values each layer is given of a token beside the residual stream."""
-    record = architecture.layer_inputs
-    if record is None or not values.config.get(record.width):
-        return 0
-    return values.size(record.width)
-
-
-def _layer_input_rows(architecture: Architecture, values: Values) -> int:
-    assert architecture.layer_inputs is not None
-    key = architecture.layer_inputs.rows
-    rows, vocabulary = values.size(key), values.size("vocab_size")
-    if rows < vocabulary:
-        raise ModelError(
-            f"{values.spelling.of(key)} is {rows}, fewer than the {vocabulary} tokens of "
-            f"{values.spelling.of('vocab_size')}."
-        )
-    return rows
-
-
-def _inner(architecture: Architecture, values: Values) -> int:
-    """The width of feed-forwards."""
-    stated = values.size(architecture.intermediate)
-    return stated if architecture.inner is None else architecture.inner(values.config)
-
-
 def _convolutions(
     architecture: Architecture, values: Values, layers: int
 ) -> tuple[tuple[int, ...], int]:
@@ -671,30 +514,6 @@ def _convolutions(
         types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
     own = layers_of_kind(values, types, (record.layer_type,), layers)
     return own, values.size(record.length) if own else 0
-
-
-def _latent(architecture: Architecture, values: Values) -> LatentSizes | None:
-    record = architecture.latent
-    if record is None:
-        return None
-    if values.config.get("attention_bias"):
-        raise ModelError("multi-head latent attention with biases is not supported.")
-    return LatentSizes(
-        values.size(record.query_rank) if values.config.get(record.query_rank) else 0,
-        values.size(record.rank),
-        values.size(record.rotated),
-        values.size(record.plain),
-        values.size(record.value),
-        values.flag(record.neighbours),
-        record.norm_eps,
-    )
-
-
-def _latent_scale(latent: LatentSizes, rope: RopeVariant | None) -> float:
-    """Of scores: by the width of queries before they are absorbed, and what YaRN adds for all
-    dimensions."""
-    scale = 1.0 / math.sqrt(latent.rotated + latent.plain)
-    return scale if rope is None else scale * rope.of_all_dimensions**2
 
 
 def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:
@@ -737,53 +556,6 @@ def _learned_positions(architecture: Architecture, values: Values) -> tuple[int,
     return rows - offset, offset
 
 
-def _pooling(
-    architecture: Architecture, values: Values, hidden_size: int
-) -> PoolingDescription | None:
-    """The architecture's own rule, and the head of a classifier."""
-    how = architecture.pooling
-    if how is None:
-        return None
-    config = values.config
-    if architecture.pooling_key is not None:
-        how = _HOW.get(config[architecture.pooling_key])
-    if how is None:
-        raise ModelError(
-            f"{values.spelling.of(str(architecture.pooling_key))} must be one of {', '.join(_HOW)}."
-        )
-    if not architecture.pooled:
-        return PoolingDescription(how)
-    labels = classifier_labels(config)
-    layers = []
-    for record in architecture.pooled:
-        activation = record.activation
-        if record.activation_key is not None:
-            activation = ACTIVATIONS.get(str(config.get(record.activation_key)), "")
-        if activation not in POOLED_ACTIVATIONS:
-            raise ModelError(
-                f"{values.spelling.of(str(record.activation_key))} is not supported; supported are "
-                f"{', '.join(ACTIVATIONS)}."
-            )
-        outputs = len(labels) if record.labelled else hidden_size
-        layers.append(
-            DenseLayer(
-                record.name,
-                hidden_size,
-                outputs,
-                bias=values.flag(record.bias),
-                activation=activation,
-                norm=record.norm,
-                own=record.own,
-            )
-        )
-    score = classifier_score(config)
-    return PoolingDescription(how, dense=tuple(layers), classifies=True, labels=labels, score=score)
-
-
-_HOW: dict[Any, How] = {"cls": "cls", "mean": "mean"}
-"""What `classifier_pooling` may be."""
-
-
 def _dtype(config: Mapping[str, Any]) -> str | None:
     named = config.get("dtype") or config.get("torch_dtype")
     if named is not None and not isinstance(named, str):
@@ -814,25 +586,6 @@ def _logits_scale(architecture: Architecture, values: Values, hidden_size: int) 
     return divisor / hidden_size if architecture.logits_divisor_of_width else 1.0 / divisor
 
 
-def _activation(architecture: Architecture, values: Values) -> str:
-    config = values.config
-    for key, known in architecture.clamped_swiglu.items():
-        if (value := values.number(key, known)) != known:
-            raise ModelError(
-                f"{values.spelling.of(key)} is {value:g}; only {known:g} is supported."
-            )
-    if architecture.clamped_swiglu:
-        return "clamped_swiglu"
-    # Early Gemma 2 configs say "hidden_act" only.
-    name = config.get(architecture.activation) or config.get("hidden_act") or "silu"
-    if name not in ACTIVATIONS:
-        raise ModelError(
-            f"the activation {shown(name)} is not supported; supported are "
-            f"{', '.join(ACTIVATIONS)}."
-        )
-    return ACTIVATIONS[name]
-
-
 def _sliding_layers(
     architecture: Architecture, config: Mapping[str, Any], layers: int
 ) -> list[bool]:
@@ -854,48 +607,3 @@ def _sliding_layers(
                 "sliding_attention."
             )
     return [kind == "sliding_attention" for kind in types]
-
-
-def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertSizes | None:
-    record, config = architecture.experts, values.config
-    if record is None or (record.optional and not any(map(config.get, record.count))):
-        return None
-    if record.switch is not None and not values.flag(record.switch):
-        return None
-    key = next((key for key in record.count if config.get(key)), record.count[0])
-    count, per_token = values.size(key), values.size("num_experts_per_tok")
-    if per_token > count:
-        raise ModelError(
-            f"num_experts_per_tok ({per_token}) of config.json exceeds {key} ({count})."
-        )
-    shared = record.shared_intermediate
-    own = tuple(i for i in range(layers) if record.layers(config, i))
-    groups = values.size(record.groups) if record.groups and config.get(record.groups) else 1
-    if record.grouped_where is not None:
-        key_of_rule, rule = record.grouped_where
-        groups = groups if config.get(key_of_rule) == rule else 1
-    kept = values.size(record.kept_groups) if groups > 1 else 1
-    if count % groups or kept > groups or per_token > kept * (count // groups):
-        raise ModelError(
-            f"config.json lets {per_token} experts be chosen in {kept} of {groups} groups of "
-            f"{count} experts, which does not come out even."
-        )
-    shares = [key for key in (shared, record.shared_count) if key is not None]
-    alone = not all(config.get(key) for key in shares)
-    return ExpertSizes(
-        layers=own,
-        count=count,
-        per_token=per_token,
-        intermediate_size=values.size(record.intermediate),
-        normalise=values.flag(record.normalise),
-        shared=0 if alone or not shares else math.prod(map(values.size, shares)),
-        bias=values.flag(record.bias),
-        corrected=record.correction is not None
-        and (record.correction_switch is None or values.flag(record.correction_switch)),
-        sigmoid=record.sigmoid,
-        scale=values.number(record.scale, 1.0),
-        groups=groups,
-        kept_groups=kept,
-        group_best=min(record.group_best, count // groups) if groups > 1 else 1,
-        widths=expert_widths(values, len(own), count),
-    )

@@ -12,7 +12,7 @@ from ockham.kernels.ops import (
     Route,
 )
 from ockham.model.program.compiling.tensors import Compiling
-from ockham.model.program.description import ExpertSizes
+from ockham.model.program.experts import ExpertSizes
 from ockham.model.program.record import ExpertRecord
 
 

@@ -10,7 +10,7 @@ from ockham.kernels.ops import (
     Norm,
 )
 from ockham.model.program.compiling.tensors import Compiling
-from ockham.model.program.description import LatentSizes
+from ockham.model.program.latent import LatentSizes
 from ockham.model.program.weights import Part
 
 
