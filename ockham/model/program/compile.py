@@ -173,7 +173,7 @@ class _Compiler(Compiling):
     def _recurse(self, number: int, layer: int) -> None:
         """Let rows decide whether they take the pass that begins with a layer."""
         name = f"{self.prefix}{self.record.routers}{number}"
-        last = self.ops_of_pass() * (self.d.passes - 1 - number) + self.d.passes - 1 - number
+        last = self._ops_of_pass() * (self.d.passes - 1 - number) + self.d.passes - 1 - number
         self.ops.append(
             Recurse(
                 number,
