@@ -262,9 +262,10 @@ class Planner:
         self._limit(1.0)
         chosen = found.holding[0] if found.holding else _default(searching)
         gains, measured = self._measured(costs, chosen, searching)
-        if gains is not None and gains[1] is not None and gains[1][1] < 1.0:
+        default_holds = any(not each.point.changes for each in found.holding)
+        if gains is not None and gains[0] <= 1.0 and default_holds:
             words.append(
-                f"{chosen.point} was predicted to be cheaper and measured to be dearer "
+                f"{chosen.point} was predicted to be cheaper and measured not to be "
                 f"({gains[0]:.2f} times), so that the default stays."
             )
             chosen, gains = _default(searching), None

@@ -24,7 +24,7 @@ from ockham.plan.floors import parse_floors
 from ockham.plan.log import Log
 from ockham.plan.planning import Planner, Wanted
 from ockham.plan.report import explained, page, settings_yaml, told
-from ockham.plan.result import Plan, frontier
+from ockham.plan.result import Figures, Plan, frontier
 from ockham.plan.simulation import Prompted
 from ockham.plan.space import Point, space_of
 from tests.helpers.tiny import tiny_llama
@@ -140,6 +140,17 @@ def test_a_second_plan_with_the_log_judges_nothing_anew(
     again = planned(base, "kl<=0.05", log=log)
     assert again.judged == 0
     assert again.chosen.changes == plan.chosen.changes
+
+
+@pytest.mark.parametrize("measured", [0.97, 1.03])
+def test_what_is_measured_not_to_be_cheaper_is_not_chosen(
+    base: EngineConfig, log: Log, monkeypatch: pytest.MonkeyPatch, measured: float
+) -> None:
+    timed = ((measured, (0.9, 1.1)), dict[Point, Figures]())
+    monkeypatch.setattr(Planner, "_measured", lambda self, costs, chosen, searching: timed)
+    plan = planned(base, "kl<=0.05", log=log)
+    assert bool(plan.chosen.changes) == (measured > 1)
+    assert any("so that the default stays" in line for line in plan.words) == (measured < 1)
 
 
 def test_a_tighter_floor_chooses_less(base: EngineConfig, plan: Plan, log: Log) -> None:
