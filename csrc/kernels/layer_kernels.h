@@ -86,6 +86,19 @@ struct GroupRun {
     int64_t width;  // of both groups
 };
 
+// out[r] = start[r] * factor + the sum over n < count of scales[r][n] * rows[n], in this order, each
+// added by an fma; without a start from 0. Rows, results and starts are of `length`, the rows `stride`
+// floats apart and the others one after another. `out` may be `start`.
+struct RowSums {
+    const float* rows;
+    int64_t stride, count;
+    const float* const* scales;
+    int64_t results, length;
+    const float* start;
+    float factor;
+    float* out;
+};
+
 struct RowKernels {
     // y = x / sqrt(mean(x^2) + eps) * weight. Squares are summed in 64 lanes, lane i taking the
     // elements i, i + 64, ...; then lanes by 16, then as the tree of lanes.h. y may be x.
@@ -138,6 +151,11 @@ struct RowKernels {
                       const float* sines, int64_t half);
     void (*copy_values_fp32)(const void* source, void* target, GroupRun run);
     void (*copy_values_bf16)(const void* source, void* target, GroupRun run);
+    void (*sum_rows)(const RowSums& of);
+    // out[n] = x times the row n of `count` that are `stride` floats apart, in 16 lanes, lane i taking the
+    // elements i, i + 16, ...; then as the tree of lanes.h.
+    void (*dots)(const float* x, const float* rows, int64_t stride, int64_t count, int64_t length,
+                 float* out);
     // For tests: the functions of functions.h by name.
     void (*exponential)(const float* x, int64_t length, float* y);
     void (*hyperbolic_tangent)(const float* x, int64_t length, float* y);

@@ -4,6 +4,7 @@
 #include "kernels/code_kernels.h"
 #include "kernels/functions.h"
 #include "kernels/layer_kernels.h"
+#include "kernels/recurrence_kernels.h"
 #include "kernels/turn_kernels.h"
 
 namespace ockham {
@@ -302,6 +303,8 @@ const RowKernels row_kernels = {
     turn_bf16,
     copy_values_fp32,
     copy_values_bf16,
+    sum_rows,
+    dots,
     exponential_row,
     hyperbolic_tangent_row,
 };

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "ops/checks.h"
-#include "ops/dot.h"
 #include "ops/fields.h"
 #include "ops/product.h"
 #include "ops/stream.h"
@@ -54,8 +53,11 @@ void GatedDelta::prepare(Run& run, const Recurrence& recurrence, int64_t i) cons
     for (int64_t head = 0; head < sizes.key_heads; ++head) {
         float* q = recurrence.queries(i) + head * width;
         float* k = q + sizes.keys();
-        run.kernels.multiply(q, scale / std::sqrt(dot(q, q, width) + length_eps), width);
-        run.kernels.multiply(k, 1.0f / std::sqrt(dot(k, k, width) + length_eps), width);
+        float squares[2];
+        run.kernels.dots(q, q, width, 1, width, squares);
+        run.kernels.dots(k, k, width, 1, width, squares + 1);
+        run.kernels.multiply(q, scale / std::sqrt(squares[0] + length_eps), width);
+        run.kernels.multiply(k, 1.0f / std::sqrt(squares[1] + length_eps), width);
     }
     const float* b = recurrence.projected(i) + sizes.channels() + sizes.values();
     const float* a = b + heads;

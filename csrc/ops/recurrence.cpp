@@ -6,7 +6,6 @@
 #include <string>
 
 #include "ops/checks.h"
-#include "ops/dot.h"
 #include "ops/fields.h"
 #include "program.h"
 
@@ -89,6 +88,7 @@ Recurrence::Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide)
     made_ = own.made.take<float>(rows * sizes.cell_floats());
     mixed_ = own.gate_up.take<float>(rows * (sizes.channels() + 2 * sizes.value_heads));
     given_ = own.a.take<float>(rows * sizes.values());
+    scores_ = own.h.take<float>(rows * sizes.key_heads * 2 * chunk_);
     of_.resize(static_cast<size_t>(rows));
     for (const Sequence& each : sequences_) {
         check(each);
@@ -162,70 +162,97 @@ void Recurrence::keep_keys(int64_t i) {
     std::copy_n(queries(i) + sizes_.keys(), sizes_.keys(), keys(i));
 }
 
-// A value head of a sequence, row after row. What a row gives, and what it leaves, depends on the
-// state at its chunk's start and on the chunk's tokens up to it, in one order.
-void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, float* scratch) {
+// What queries and keys of a row give with the keys of its chunk up to it.
+void Recurrence::score(int64_t i, bool corrects) {
+    const Sequence& own = *of_[static_cast<size_t>(i)];
+    const int64_t dk = sizes_.key_dim, cell = own.cell + i - own.first, start = cell / chunk_ * chunk_;
+    const int64_t before = std::max<int64_t>(own.cell - start, 0), up_to = cell + 1 - start;
+    const int64_t first = own.first + start + before - own.cell;  // row of the chunk's first in the step
+    for (int64_t head = 0; head < sizes_.key_heads; ++head) {
+        const int64_t at = sizes_.channels() + head * dk;
+        for (int kind = 0; kind < (corrects ? 2 : 1); ++kind) {
+            const float* x = queries(i) + kind * sizes_.keys() + head * dk;
+            float* to = scores(i, head, kind);
+            if (before > 0)
+                run_.kernels.dots(x, held(own, start) + at, cells_.row_floats, before, dk, to);
+            run_.kernels.dots(x, made(first) + at, sizes_.cell_floats(), up_to - before, dk,
+                              to + before);
+        }
+    }
+}
+
+// A value head of a sequence, chunk after chunk. What a row gives, and what it leaves, depends on the
+// state at its chunk's start and on the chunk's tokens up to it, in one order: that of a row alone.
+void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buffer& memory) {
     const int64_t dk = sizes_.key_dim, dv = sizes_.value_dim, floats = sizes_.head_floats();
-    const int64_t key_head = sizes_.key_head(head);
+    const int64_t key_head = sizes_.key_head(head), values_of = sizes_.channels() + sizes_.keys();
+    const int64_t update_at = values_of + head * dv, sum_at = values_of + sizes_.values() + head;
+    const int64_t most = std::max(2 * chunk_, dk);
     const RowKernels& kernels = run_.kernels;
-    float *next = scratch, *factors = next + floats, *read = factors + chunk_ + 1;
-    const int64_t key_at = sizes_.channels() + key_head * dk;
-    const int64_t update_at = sizes_.channels() + sizes_.keys() + head * dv;
-    const int64_t sum_at = sizes_.channels() + sizes_.keys() + sizes_.values() + head;
-    const auto key = [&](int64_t cell) { return row(own, cell) + key_at; };
-    const auto update = [&](int64_t cell) { return row(own, cell) + update_at; };
-    const auto sum = [&](int64_t cell) { return row(own, cell)[sum_at]; };
+    // Pointers stand in the place of two floats each.
+    float* scratch = memory.take<float>(2 * most + floats + chunk_ * (3 * dv + dk + 4) + 1);
+    const float** scales = reinterpret_cast<const float**>(scratch);
+    float *next = scratch + 2 * most, *reads = next + floats, *us = reads + 2 * chunk_ * dv;
+    float *turned = us + chunk_ * dv, *totals = turned + chunk_ * dk, *factors = totals + chunk_;
+    float* weights = factors + chunk_ + 1;
+
     const int64_t begun = own.cell / chunk_;
     const float* s = begun == 0 ? nullptr : state(own, begun - 1) + head * floats;
-    for (int64_t n = 0; n < own.count; ++n) {
-        const int64_t i = own.first + n, cell = own.cell + n, start = cell / chunk_ * chunk_;
-        const float beta = rates(i)[head], decay = rates(i)[sizes_.value_heads + head];
-        const float total = (cell == start ? 0.0f : sum(cell - 1)) + decay;
-        sums(i)[head] = total;
-        // e^(G_t), then e^(G_t - G_j) of each token of the chunk up to this one.
-        const int64_t count = cell - start + 1;
-        factors[0] = total;
-        for (int64_t j = 0; j < count; ++j) factors[1 + j] = total - sum(start + j);
-        kernels.exponential(factors, count + 1, factors);
-        const float* k = keys(i) + key_head * dk;
-        const float* q = queries(i) + key_head * dk;
-        const float* v = values(i) + head * dv;
-        float *u = updates(i) + head * dv, *o = given(i) + head * dv;
-        std::fill_n(o, dv, 0.0f);
+    for (int64_t n = 0; n < own.count;) {
+        const int64_t first = own.first + n, place = (own.cell + n) % chunk_;
+        const int64_t start = own.cell + n - place, rows = std::min(chunk_ - place, own.count - n);
+        for (int64_t j = 0; j < place; ++j) {
+            const float* cell = row(own, start + j);
+            std::copy_n(cell + update_at, dv, us + j * dv);
+            totals[j] = cell[sum_at];
+        }
         if (s != nullptr) {
-            for (int64_t d = 0; d < dk; ++d) kernels.add_scaled(o, s + d * dv, q[d], dv);
-            kernels.multiply(o, factors[0], dv);
-        }
-        if (corrects) {
-            std::fill_n(read, dv, 0.0f);
-            if (s != nullptr) {
-                for (int64_t d = 0; d < dk; ++d) kernels.add_scaled(read, s + d * dv, k[d], dv);
-                kernels.multiply(read, factors[0], dv);
+            for (int64_t r = 0; r < rows; ++r) {
+                scales[r] = queries(first + r) + key_head * dk;
+                scales[rows + r] = scales[r] + sizes_.keys();
             }
-            for (int64_t j = 0; j + 1 < count; ++j)
-                kernels.add_scaled(read, update(start + j),
-                                   factors[1 + j] * dot(k, key(start + j), dk), dv);
-            for (int64_t d = 0; d < dv; ++d) u[d] = beta * (v[d] - read[d]);
-        } else {
-            for (int64_t d = 0; d < dv; ++d) u[d] = beta * v[d];
+            kernels.sum_rows({s, dv, dk, scales, corrects ? 2 * rows : rows, dv, nullptr, 0.0f, reads});
         }
-        for (int64_t j = 0; j < count; ++j)
-            kernels.add_scaled(o, update(start + j), factors[1 + j] * dot(q, key(start + j), dk), dv);
-        if (count < chunk_) continue;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t i = first + r, count = place + r + 1;
+            const float beta = rates(i)[head], decay = rates(i)[sizes_.value_heads + head];
+            const float total = (count == 1 ? 0.0f : totals[count - 2]) + decay;
+            totals[count - 1] = sums(i)[head] = total;
+            // e^(G_t), then e^(G_t - G_j) of each token of the chunk up to this one.
+            factors[0] = total;
+            for (int64_t j = 0; j < count; ++j) factors[1 + j] = total - totals[j];
+            kernels.exponential(factors, count + 1, factors);
+            // What the state gives for the row's query or key, and then the chunk's tokens.
+            const auto give = [&](int kind, int64_t tokens, float* to) {
+                const float* scored = scores(i, key_head, kind);
+                for (int64_t j = 0; j < tokens; ++j) weights[j] = factors[1 + j] * scored[j];
+                const float* from = s == nullptr ? nullptr : reads + (kind * rows + r) * dv;
+                scales[0] = weights;
+                kernels.sum_rows({us, dv, tokens, scales, 1, dv, from, factors[0], to});
+            };
+            const float* v = values(i) + head * dv;
+            float *u = us + (count - 1) * dv, *kept = updates(i) + head * dv;
+            if (corrects) {
+                give(1, count - 1, u);
+                for (int64_t d = 0; d < dv; ++d) u[d] = beta * (v[d] - u[d]);
+            } else {
+                for (int64_t d = 0; d < dv; ++d) u[d] = beta * v[d];
+            }
+            std::copy_n(u, dv, kept);
+            give(0, count, given(i) + head * dv);
+        }
+        n += rows;
+        if (place + rows < chunk_) continue;
         // The chunk ends: its state is left for the next one.
-        if (s == nullptr)
-            std::fill_n(next, floats, 0.0f);
-        else if (s != next)
-            std::copy_n(s, floats, next);
-        kernels.multiply(next, factors[0], floats);
-        for (int64_t j = 0; j < count; ++j) {
-            const float *kj = key(start + j), *uj = update(start + j);
-            for (int64_t d = 0; d < dk; ++d)
-                kernels.add_scaled(next + d * dv, uj, factors[1 + j] * kj[d], dv);
+        for (int64_t j = 0; j < chunk_; ++j) {
+            const float* key = row(own, start + j) + sizes_.channels() + key_head * dk;
+            for (int64_t d = 0; d < dk; ++d) turned[d * chunk_ + j] = factors[1 + j] * key[d];
         }
-        s = next;
-        float* kept = state(own, cell / chunk_);
-        if (kept != nullptr) std::copy_n(next, floats, kept + head * floats);
+        for (int64_t d = 0; d < dk; ++d) scales[d] = turned + d * chunk_;
+        float* kept = state(own, start / chunk_);
+        float* to = kept == nullptr ? next : kept + head * floats;
+        kernels.sum_rows({us, dv, chunk_, scales, dk, dv, s, factors[0], to});
+        s = to;
     }
 }
 
@@ -249,10 +276,11 @@ void Recurrence::keep_entered(const Sequence& own) {
 void Recurrence::run_heads(bool corrects) {
     const int64_t heads = sizes_.value_heads, count = static_cast<int64_t>(sequences_.size());
     std::vector<Buffer>& scratch = run_.activations->rows;
+    for_rows(run_.pool, run_.active.count, 2 * chunk_ * sizes_.keys(),
+             [&](int64_t i, int) { score(i, corrects); });
     run_.pool.parallel(count * heads, [&](int64_t task, int thread) {
-        const int64_t floats = sizes_.head_floats() + chunk_ + 1 + sizes_.value_dim;
-        float* own = scratch[static_cast<size_t>(thread)].take<float>(floats);
-        run_head(sequences_[static_cast<size_t>(task / heads)], task % heads, corrects, own);
+        run_head(sequences_[static_cast<size_t>(task / heads)], task % heads, corrects,
+                 scratch[static_cast<size_t>(thread)]);
     });
     run_.pool.parallel(count, [&](int64_t task, int) {
         keep_entered(sequences_[static_cast<size_t>(task)]);

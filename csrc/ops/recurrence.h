@@ -92,6 +92,10 @@ class Recurrence {
     float* keys(int64_t i) const { return made(i) + sizes_.channels(); }
     float* updates(int64_t i) const { return keys(i) + sizes_.keys(); }
     float* sums(int64_t i) const { return updates(i) + sizes_.values(); }
+    // Of a row's query (kind 0) or key (1) with each key of its chunk up to it.
+    float* scores(int64_t i, int64_t key_head, int kind) const {
+        return scores_ + ((i * sizes_.key_heads + key_head) * 2 + kind) * chunk_;
+    }
     const float* held(const Sequence& own, int64_t cell) const;
     const float* row(const Sequence& own, int64_t cell) const {
         return cell >= own.cell ? made(own.first + cell - own.cell) : held(own, cell);
@@ -103,7 +107,8 @@ class Recurrence {
     void convolve(int64_t i);
     void keep_keys(int64_t i);
     void run_heads(bool corrects);
-    void run_head(const Sequence& own, int64_t head, bool corrects, float* scratch);
+    void score(int64_t i, bool corrects);
+    void run_head(const Sequence& own, int64_t head, bool corrects, Buffer& memory);
     void keep_entered(const Sequence& own);
 
     Run& run_;
@@ -112,7 +117,7 @@ class Recurrence {
     const LayerPlane cells_, states_;
     const std::vector<Sequence> sequences_;
     std::vector<const Sequence*> of_;  // of each row
-    float *projected_, *made_, *mixed_, *given_;
+    float *projected_, *made_, *mixed_, *given_, *scores_;
 };
 
 }  // namespace ockham::ops

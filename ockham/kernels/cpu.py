@@ -30,7 +30,7 @@ from ockham.kernels.sampling import Draw, Drawn
 if TYPE_CHECKING:
     from ockham.kernels import _cpu
 
-KERNELS = 2
+KERNELS = 3
 """Raised whenever a change to the kernels changes a bit of any result."""
 
 _ELEMENTS = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
