@@ -130,15 +130,20 @@ class ChatPlan:
     @property
     def template_tools(self) -> list[dict[str, Any]] | None:
         """The tools that the template shows."""
-        return None if self.style.spelled else list(self.choice.offered) or None
+        spelled = self.style.spelled or self.style.told
+        return None if spelled else list(self.choice.offered) or None
 
     def messages(self, messages: Any) -> Any:
         """The messages that the template shows. Raises InvalidRequest."""
-        if not self.style.spelled:
+        style = self.style
+        if not (style.spelled or style.told):
             return messages
-        from ockham.text.reply.spelled import spell
+        from ockham.text.reply.spelled import spell, tell
 
-        return spell(check_messages(messages), self.choice.offered)
+        checked = check_messages(messages)
+        if style.told and style.format is not None and style.format.words is not None:
+            return tell(checked, self.choice.offered, style.format.words)
+        return spell(checked, self.choice.offered)
 
     def _binds_thought(self, params: SamplingParams) -> bool:
         """Whether the grammar of the output says how its thought goes, and ends."""

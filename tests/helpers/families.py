@@ -32,6 +32,12 @@ def each(body: str) -> str:
     return chatml(EACH.replace("BODY", body))
 
 
+def each_of(between: str, body: str) -> str:
+    """Calls one after another, with this between them."""
+    more = f"{{{{ {between!r} if not loop.last }}}}" if between else ""
+    return EACH.replace("BODY", body + more)
+
+
 OBJECT = """{{ '{"name": "' + f.name + '", "arguments": ' + f.arguments | tojson + '}' }}"""
 LISTED = (
     "[{%- for call in message.tool_calls %}{% set f = call.function %}"
@@ -162,6 +168,59 @@ FAMILIES = {
             + "{{ '</arg_value>\n' }}{% endfor %}{{ '</tool_call>' }}"
         ),
         never=("</arg_value>",),
+    ),
+    "glm-4.7": Family(
+        "glm-4.7",
+        "{# <tool_call>{function-name}<arg_key> #}"
+        + each(
+            "{{ '<tool_call>' + f.name }}"
+            "{%- for k, v in f.arguments.items() %}"
+            "{{ '<arg_key>' + k + '</arg_key><arg_value>' }}"
+            + TEXT_OR_JSON
+            + "{{ '</arg_value>' }}{% endfor %}{{ '</tool_call>' }}"
+        ),
+        never=("</arg_value>",),
+    ),
+    "deepseek-v3": Family(
+        "deepseek-v3",
+        chatml(
+            "<｜tool▁calls▁begin｜>"
+            + each_of(
+                "\n",
+                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ f.name }}{{ '\n```json\n' }}"
+                "{{- f.arguments | tojson }}{{ '\n```<｜tool▁call▁end｜>' }}",
+            )
+            + "<｜tool▁calls▁end｜>"
+        ),
+    ),
+    "deepseek-v3.1": Family(
+        "deepseek-v3.1",
+        chatml(
+            "<｜tool▁calls▁begin｜>"
+            + each_of(
+                "",
+                "<｜tool▁call▁begin｜>{{ f.name }}<｜tool▁sep｜>{{ f.arguments | tojson }}"
+                "<｜tool▁call▁end｜>",
+            )
+            + "<｜tool▁calls▁end｜>"
+        ),
+    ),
+    "deepseek-v3.2": Family(
+        "deepseek-v3.2",
+        chatml(
+            "{{ '<｜DSML｜function_calls>\n' }}"
+            + each_of(
+                "\n",
+                """{{ '<｜DSML｜invoke name="' + f.name + '">\n' }}"""
+                "{%- for k, v in f.arguments.items() %}"
+                """{{ '<｜DSML｜parameter name="' + k + '" string="' }}"""
+                """{{- 'true' if v is string else 'false' }}{{ '">' }}"""
+                + TEXT_OR_JSON
+                + "{{ '</｜DSML｜parameter>\n' }}{% endfor %}{{ '</｜DSML｜invoke>' }}",
+            )
+            + "{{ '\n</｜DSML｜function_calls>' }}"
+        ),
+        never=("</｜DSML｜parameter>",),
     ),
     "minicpm": Family(
         "minicpm",

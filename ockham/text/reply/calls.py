@@ -89,14 +89,24 @@ def _another(reader: Reader, close: str, call: Call) -> Steps[bool]:
         reader.at += separated
         yield from reader.space()
         more = (yield from reader.peek()) == "{"
-    elif isinstance(call, TagCall) and call.name[0]:
-        more = yield from reader.starts(call.name[0])
+    elif begin := _beginning(call):
+        more = yield from reader.starts(begin)
+        if not more and reader.skip_cut(Marks([begin])):
+            reader.marked = base
+            return False
     elif isinstance(call, PythonCall) and call.rows:
         more = _NAME.fullmatch((yield from reader.peek())) is not None
     if not more and base is None and reader.marked is not None:
         reader.at = reader.marked  # what follows is text
     reader.marked = base
     return more
+
+
+def _beginning(call: Call) -> str:
+    """How another call begins within the same marks, if there is a text by which it is told."""
+    if isinstance(call, TagCall):
+        return call.name[0]
+    return call.before if isinstance(call, HeadCall) and call.tail else ""
 
 
 def _which(reader: Reader, calls: tuple[Call, ...]) -> Steps[Call]:
@@ -228,6 +238,10 @@ def _head_call(reader: Reader, call: HeadCall, sink: Sink) -> Steps[None]:
     yield from reader.until(_BRACE, MOST_HEAD)
     sink.begin(name)
     yield from values.scan(reader, call.notation, sink.arguments)
+    for text in call.tail:
+        yield from reader.space()
+        if not (yield from reader.skip(text.lstrip())):
+            reader.skip_end(text.lstrip())
     sink.end()
 
 
@@ -240,14 +254,18 @@ def _tag_call(reader: Reader, call: TagCall, sink: Sink) -> Steps[None]:
     yield from reader.skip(after)
     sink.begin(name)
     sink.arguments("{")
-    between, after_key = "", Marks([call.key[1]])
+    between, after_key = "", Marks([call.key[1], call.other])
     while True:
         yield from reader.space()
         if (yield from reader.skip(call.end)):
             break
         yield from reader.expect(call.key[0])
         key = (yield from reader.until(after_key, MOST_NAME)).strip()
-        yield from reader.expect(call.key[1])
+        said = None
+        if call.other:
+            said = not (yield from reader.skip(call.other))
+        if said is not False:
+            yield from reader.expect(call.key[1])
         if call.value[0]:
             yield from reader.space()
             yield from reader.expect(call.value[0])
@@ -255,16 +273,19 @@ def _tag_call(reader: Reader, call: TagCall, sink: Sink) -> Steps[None]:
             yield from reader.skip("\n")
         sink.arguments(f"{between}{values.quoted(key)}: ")
         between = ", "
-        yield from _tagged_value(reader, call, sink, name, key)
+        is_text = sink.tools.is_text(name, key) if said is None else said
+        yield from _tagged_value(reader, call, sink, name, key, is_text)
     sink.arguments("}")
     sink.end()
 
 
-def _tagged_value(reader: Reader, call: TagCall, sink: Sink, name: str, key: str) -> Steps[None]:
+def _tagged_value(
+    reader: Reader, call: TagCall, sink: Sink, name: str, key: str, is_text: bool
+) -> Steps[None]:
     """Read a value and its closing tag. A text is passed on while it comes."""
     end = call.value[1]
     marks = Marks([f"\n{end}", end]) if call.lines else Marks([end])
-    if not sink.tools.is_text(name, key):
+    if not is_text:
         raw = yield from reader.until(marks, MOST_VALUE)
         sink.arguments(sink.tools.as_json(name, key, raw))
     else:

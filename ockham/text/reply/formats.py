@@ -24,12 +24,14 @@ class JsonCall(msgspec.Struct, frozen=True, tag=True):
 class HeadCall(msgspec.Struct, frozen=True, tag=True):
     """The name, then the arguments: `f[ARGS]{"a": 1}`, `call:f{a:1}`.
 
-    `before` and `after` stand around the name. The arguments begin at the next `{`.
+    `before` and `after` stand around the name. The arguments begin at the next `{`; `tail` is what
+    stands behind them. Where there is a `tail`, another call may follow within the same marks.
     """
 
     before: str = ""
     after: tuple[str, ...] = ()
     notation: Notation = JSON
+    tail: tuple[str, ...] = ()
 
 
 class TagCall(msgspec.Struct, frozen=True, tag=True):
@@ -37,7 +39,9 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
 
     Each pair is what stands before and after. With `lines` a value stands on lines of its own.
     `gap` is written between tags; any white space is read there. With `rows` tags begin lines.
-    Values are texts as they are, or JSON where the tool's schema asks for another type.
+    Values are texts as they are, or JSON where the tool's schema asks for another type. With
+    `other` the tag itself says that: it stands behind the key in the place of the second of `key`
+    where the value is no text. `lead` is written before the tag of the name.
     """
 
     name: tuple[str, str]
@@ -47,6 +51,8 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
     lines: bool = False
     gap: str = ""
     rows: bool = False
+    other: str = ""
+    lead: str = ""
 
 
 class PythonCall(msgspec.Struct, frozen=True, tag=True):
@@ -68,7 +74,10 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     that it can be. `bare`: a whole answer may be a call without `open`. `channels`: messages have
     headers, as in gpt-oss. `id_length` is that of the ids which the template accepts, where it
     accepts no other. `written` is what stands before, between and after the calls of one answer,
-    each the first of `calls`; if they are `wrapped`, before and after each of them.
+    each the first of `calls`; if they are `wrapped`, before and after each of them. `inner` are
+    parts of calls that are special tokens of some models. `words` tell of tools where the chat
+    template shows calls, but no tools: before all of them, of each (`{name}`, `{description}`,
+    `{parameters}`), and behind.
     """
 
     name: str
@@ -81,13 +90,15 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     written: tuple[str, str, str] = ("", "", "")
     wrapped: bool = False
     id_length: int | None = None
+    inner: tuple[str, ...] = ()
+    words: tuple[str, str, str] | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts that must be seen in an answer, also where they are special tokens."""
         if self.channels:
             return HEADERS
-        return (*self.open, *([self.close] if self.close else []))
+        return (*self.open, *([self.close] if self.close else []), *self.inner)
 
 
 class Thought(msgspec.Struct, frozen=True):
@@ -126,6 +137,28 @@ HERMES = Format(
 )
 """Hermes, Qwen 2.5 and 3, Granite 4, SmolLM 2 and 3, and what Ockham writes for a template that
 shows no tools."""
+
+_DEEPSEEK_OPEN, _DEEPSEEK_CLOSE = (
+    f"<\uff5ctool\u2581calls\u2581{end}\uff5c>" for end in ("begin", "end")
+)
+_DEEPSEEK_CALL, _DEEPSEEK_CALLED = (
+    f"<\uff5ctool\u2581call\u2581{end}\uff5c>" for end in ("begin", "end")
+)
+_DEEPSEEK_BETWEEN = "<\uff5ctool\u2581sep\uff5c>"
+_DSML = "\uff5cDSML\uff5c"
+"""What DeepSeek's marks are made of."""
+
+_DEEPSEEK_WORDS = (
+    "## Tools\nYou have access to the following tools:\n",
+    "\n### {name}\nDescription: {description}\n\nParameters: {parameters}\n",
+    f"\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n{_DEEPSEEK_OPEN}"
+    f"{_DEEPSEEK_CALL}tool_call_name{_DEEPSEEK_BETWEEN}tool_call_arguments{_DEEPSEEK_CALLED}"
+    f"{{additional_tool_calls}}{_DEEPSEEK_CLOSE}\n\nWhere:\n\n- `tool_call_name` must be an exact "
+    "match to one of the available tools\n- `tool_call_arguments` must be valid JSON that strictly "
+    "follows the tool's Parameters Schema\n- For multiple tool calls, chain them directly without "
+    "separators or spaces\n",
+)
+"""Of DeepSeek V3.1, as its model card gives them."""
 
 FORMATS = (
     Format(name="gpt-oss", signs=(("<|channel|>", "<|message|>"),), channels=True),
@@ -231,6 +264,21 @@ FORMATS = (
         wrapped=True,
     ),
     Format(
+        name="glm-4.7",
+        signs=(("{function-name}<arg_key>",), ("- '<tool_call>' + tc.name -",)),
+        open=("<tool_call>",),
+        calls=(
+            TagCall(
+                name=("", ""),
+                key=("<arg_key>", "</arg_key>"),
+                value=("<arg_value>", "</arg_value>"),
+                end="</tool_call>",
+            ),
+        ),
+        written=("<tool_call>", "", ""),
+        wrapped=True,
+    ),
+    Format(
         name="glm",
         signs=(("<arg_key>",),),
         open=("<tool_call>",),
@@ -258,6 +306,52 @@ FORMATS = (
                 end="</function>",
             ),
         ),
+    ),
+    Format(
+        name="deepseek-v3.2",
+        signs=((_DSML, "function_calls", "invoke name="),),
+        open=(f"<{_DSML}function_calls>",),
+        close=f"</{_DSML}function_calls>",
+        calls=(
+            TagCall(
+                name=(f'<{_DSML}invoke name="', '">'),
+                key=(f'<{_DSML}parameter name="', '" string="true">'),
+                other='" string="false">',
+                value=("", f"</{_DSML}parameter>"),
+                end=f"</{_DSML}invoke>",
+                rows=True,
+                lead="\n",
+            ),
+        ),
+        written=(f"<{_DSML}function_calls>", "", f"\n</{_DSML}function_calls>"),
+        inner=(_DSML,),
+    ),
+    Format(
+        name="deepseek-v3",
+        signs=((_DEEPSEEK_OPEN, "```json"),),
+        open=(_DEEPSEEK_OPEN,),
+        close=_DEEPSEEK_CLOSE,
+        calls=(
+            HeadCall(
+                before=f"{_DEEPSEEK_CALL}function{_DEEPSEEK_BETWEEN}",
+                after=("\n```json\n",),
+                tail=("\n```", _DEEPSEEK_CALLED),
+            ),
+        ),
+        written=(_DEEPSEEK_OPEN, "\n", _DEEPSEEK_CLOSE),
+        inner=(_DEEPSEEK_CALL, _DEEPSEEK_BETWEEN, _DEEPSEEK_CALLED),
+    ),
+    Format(
+        name="deepseek-v3.1",
+        signs=((_DEEPSEEK_OPEN,),),
+        open=(_DEEPSEEK_OPEN,),
+        close=_DEEPSEEK_CLOSE,
+        calls=(
+            HeadCall(before=_DEEPSEEK_CALL, after=(_DEEPSEEK_BETWEEN,), tail=(_DEEPSEEK_CALLED,)),
+        ),
+        written=(_DEEPSEEK_OPEN, "", _DEEPSEEK_CLOSE),
+        words=_DEEPSEEK_WORDS,
+        inner=(_DEEPSEEK_CALL, _DEEPSEEK_BETWEEN, _DEEPSEEK_CALLED),
     ),
     HERMES,
     Format(

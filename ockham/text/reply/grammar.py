@@ -145,24 +145,25 @@ class Grammar:
             case JsonCall(names, arguments):
                 head = f'{{"{names[0]}": {json.dumps(name)}, "{arguments[0]}": '
                 return f'{self._literal(head)} {self._json(schema)} "}}"'
-            case HeadCall(before, after, notation):
+            case HeadCall(before, after, notation, tail):
                 head = before + name + (after[0] if after else "")
                 if notation == JSON:
-                    return f"{self._literal(head)} {self._json(schema)}"
+                    end = self._literal("".join(tail))
+                    return f"{self._literal(head)} {self._json(schema)} {end}"
                 quote = notation.quotes[0]
                 members = self._members(
                     schema, ",", lambda key, part: f"{key}:", lambda part: self._bare(part, quote)
                 )
                 return f'{self._literal(head)} "{{" {members} "}}"'
             case TagCall() as call:
-                head = self._literal(f"{call.name[0]}{name}{call.name[1]}")
+                head = self._literal(f"{call.lead}{call.name[0]}{name}{call.name[1]}")
                 line = "\n" if call.lines else ""
                 row = "\n" if call.rows else line
-                between = call.key[1] + call.gap + line + call.value[0]
+                between = call.gap + line + call.value[0]
                 members = self._members(
                     schema,
                     "",
-                    lambda key, _: f"{row}{call.key[0]}{key}{between}",
+                    lambda key, part: f"{row}{call.key[0]}{key}{_behind(call, part)}{between}",
                     lambda part: self._tagged(part, line + call.value[1] + call.gap),
                 )
                 return f"{head} {members} {self._literal(row + call.end)}"
@@ -202,7 +203,7 @@ class Grammar:
         if isinstance(values, list) and values and all(isinstance(each, str) for each in values):
             options = " | ".join(self._literal(each + end) for each in values)
             return f"({options})"
-        if part.get("type", "string") == "string" and not {"anyOf", "oneOf", "$ref"} & part.keys():
+        if _is_text(part):
             return self._text(end)
         return f"{self._json(part)} {self._literal(end)}"
 
@@ -271,6 +272,21 @@ class Grammar:
     def _next(self) -> int:
         self._count += 1
         return self._count
+
+
+def _is_text(part: Any) -> bool:
+    """Whether what a schema describes is a text, as is what is not described."""
+    if not isinstance(part, Mapping):
+        return True
+    values = part.get("enum")
+    if isinstance(values, list) and values and all(isinstance(each, str) for each in values):
+        return True
+    return part.get("type", "string") == "string" and not {"anyOf", "oneOf", "$ref"} & part.keys()
+
+
+def _behind(call: TagCall, part: Any) -> str:
+    """What stands behind the key of such a value."""
+    return call.other if call.other and not _is_text(part) else call.key[1]
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ format: see `formats.HERMES`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ockham.text.chat_messages import text_of
@@ -58,9 +60,38 @@ def spell(
     return told
 
 
+def tell(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    words: tuple[str, str, str],
+) -> list[dict[str, Any]]:
+    """Checked messages with the tools in a format's own words."""
+    before, each, behind = words
+    listed = ""
+    for tool in tools:
+        function = tool["function"]
+        said = {
+            "{name}": str(function["name"]),
+            "{description}": str(function.get("description") or ""),
+            "{parameters}": json.dumps(function.get("parameters") or {}, ensure_ascii=False),
+        }
+        listed += re.sub("|".join(map(re.escape, said)), partial(_said, said), each)
+    told = [dict(message) for message in messages]
+    if tools:
+        _add_to_system(told, f"{before}{listed}{behind}")
+    return told
+
+
+def _said(said: Mapping[str, str], found: re.Match[str]) -> str:
+    return said[found[0]]
+
+
 def _add_tools(told: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    text = f"{_HEAD}{listed}{_TAIL}"
+    _add_to_system(told, f"{_HEAD}{listed}{_TAIL}")
+
+
+def _add_to_system(told: list[dict[str, Any]], text: str) -> None:
     if told and told[0]["role"] == "system":
         before = told[0].get("content")
         said = "" if before is None else text_of(before)

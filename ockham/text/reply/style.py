@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from ockham.text.reply.template import ResponseTemplate
 
 
+_TOOLS = re.compile(r"\btools\b")
+"""The variable by which templates are given tools."""
+
+
 class Style(msgspec.Struct, frozen=True, kw_only=True):
     """How a model writes calls and thoughts: the checkpoint's own `template`, else a format and
     what stands around thoughts and around answers. None for what it does not write."""
@@ -38,6 +43,9 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     spelled: bool = False
     """Whether the template shows no tools, so that they are written in a message: see
     `spelled`."""
+    told: bool = False
+    """Whether the template shows calls but no tools, so that these are told in a message in the
+    format's words."""
     note: str | None = None
     """What a user should know of it, in a sentence."""
 
@@ -96,9 +104,11 @@ def style_of(template: str, response_template: Any = None) -> Style:
         from ockham.text.reply.template import read_response_template
 
         own, note = read_response_template(response_template)
+    format_ = format_of(template)
     return Style(
         template=own,
-        format=format_of(template),
+        format=format_,
+        told=format_ is not None and format_.words is not None and not _TOOLS.search(template),
         thought=thought_of(template),
         frame=frame_of(template),
         note=note,

@@ -9,8 +9,8 @@ import pytest
 
 from ockham.text.chat_template import ChatTemplate
 from ockham.text.reply.schemas import Tools, check_tools
-from ockham.text.reply.spelled import spell
-from ockham.text.reply.style import Style, parse, with_calls
+from ockham.text.reply.spelled import spell, tell
+from ockham.text.reply.style import Style, parse, style_of, with_calls
 from tests.helpers.families import LISTED, OBJECT, PYTHON, Family, Talks, chatml, each
 
 SHOWN = "{{ tools | tojson if tools }}"
@@ -78,3 +78,29 @@ def test_a_template_without_tools_is_told_of_them_in_words() -> None:
     assert said[3]["content"].count("<tool_response>") == 2
     assert parse(said[2]["content"], style, Tools(tools)).content == "So."
     assert spell([{"role": "user", "content": "x"}], tools)[0]["role"] == "system"
+
+
+DEEPSEEK = (
+    "{% for m in messages %}{% if m.tool_calls %}<｜tool▁calls▁begin｜>{% for c in m.tool_calls %}"
+    "<｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>{{ c.function.arguments }}"
+    "<｜tool▁call▁end｜>{% endfor %}<｜tool▁calls▁end｜>{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_a_template_that_shows_calls_alone_is_told_of_tools_in_the_models_words() -> None:
+    style = style_of(DEEPSEEK)
+    assert style.told
+    assert style.format is not None
+    assert style.format.words is not None
+    assert not style_of(DEEPSEEK + "{{ tools }}").told
+    function = {"name": "f", "description": "Say {name}.", "parameters": {"type": "object"}}
+    tools = check_tools([{"function": function}])
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]
+    said = tell(asked, tools, style.format.words)
+    text = said[0]["content"]
+    assert text.startswith("Be brief.\n\n## Tools\n")
+    assert '### f\nDescription: Say {name}.\n\nParameters: {"type": "object"}\n' in text
+    assert "<｜tool▁call▁begin｜>tool_call_name<｜tool▁sep｜>tool_call_arguments" in text
+    assert said[1:] == asked[1:]
+    assert tell(asked, [], style.format.words) == asked

@@ -137,7 +137,7 @@ def test_whatever_the_grammar_leaves_is_read_as_a_call(
     for _ in range(5):
         matcher = llguidance.LLMatcher(vocabulary.tokenizer, llguidance.grammar_from("lark", text))
         tokens: list[int] = []
-        while len(tokens) < 200 and not (matcher.is_accepting() and draw.random() < 0.5):
+        while len(tokens) < 600 and not (matcher.is_accepting() and draw.random() < 0.5):
             mask = matcher.compute_logit_bias()
             allowed = [i for i, bit in enumerate(mask) if bit and i < tokenizer.vocab_size]
             if not allowed:

@@ -118,10 +118,10 @@ def test_a_mark_in_which_an_answer_is_cut_is_no_text(name: str) -> None:
             assert plain(parser.reply()) == plain(reply), told
             if reply.warnings or family.found.bare or family.found.channels:
                 continue  # the call is given as text; or it begins like any text
-            content = (reply.content or "").rstrip("<|[/ \n")
+            content = (reply.content or "").rstrip("<|｜[/ \n")
             assert complete["content"].startswith(content), told
-            assert (joined(deltas).content or "").rstrip("<|[/ \n") == content, told
-            thought = (reply.reasoning or "").rstrip("<|[/ \n")
+            assert (joined(deltas).content or "").rstrip("<|｜[/ \n") == content, told
+            thought = (reply.reasoning or "").rstrip("<|｜[/ \n")
             assert (complete["reasoning"] or "").startswith(thought), told
 
 
@@ -158,7 +158,9 @@ VALUES = st.recursive(
 
 @given(arguments=st.dictionaries(st.text(), VALUES), cut=st.randoms())
 @settings(max_examples=80, deadline=None)
-@pytest.mark.parametrize("name", ["hermes", "mistral", "granite3", "mistral-args", "gpt-oss"])
+@pytest.mark.parametrize(
+    "name", ["hermes", "mistral", "granite3", "mistral-args", "gpt-oss", "deepseek-v3"]
+)
 def test_arguments_of_any_shape_come_back(
     name: str, arguments: dict[str, Any], cut: random.Random
 ) -> None:
@@ -174,7 +176,9 @@ def test_arguments_of_any_shape_come_back(
 
 @given(values=st.lists(st.text(), max_size=4))
 @settings(max_examples=80, deadline=None)
-@pytest.mark.parametrize("name", ["qwen3-coder", "glm", "minicpm", "gemma", "lfm2"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-coder", "glm", "glm-4.7", "deepseek-v3.2", "minicpm", "gemma", "lfm2"]
+)
 def test_texts_of_any_kind_come_back_from_tags_and_literals(name: str, values: list[str]) -> None:
     family = FAMILIES[name]
     if any(never in value for never in family.never for value in values):
