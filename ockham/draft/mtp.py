@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ockham.core.registry import register
-from ockham.draft.modelled.carrying import CarryingDrafter
+from ockham.draft.modelled.sharing import SharingDrafter
 
 
 @register("drafter", "mtp", exact=True, books=("mtp",))
-class Mtp(CarryingDrafter):
+class Mtp(SharingDrafter):
     """What the model's own block for the token after the next one says (multi-token prediction,
     DeepSeek-V3, arXiv:2412.19437).
 
@@ -19,6 +19,9 @@ class Mtp(CarryingDrafter):
     keys and values of its own, of the latest `draft_context` tokens. The block is found in the
     model's checkpoint, or in the one that `model` names. `ockham techniques measure drafter/mtp`
     says what it is worth.
+
+    Where `model` is an assistant of Gemma 4, that drafts: a small model that reads the keys and
+    values of this one and keeps none.
     """
 
     name: ClassVar[str] = "mtp"

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from ockham.cache.state import State
 from ockham.core.clock import Clock
@@ -42,7 +43,7 @@ from ockham.engine.pooling import Pooler
 from ockham.engine.programs import Programs
 from ockham.engine.rewards import rewards_of
 from ockham.engine.runner.attach import Attachments
-from ockham.engine.runner.head_model import HeadModel
+from ockham.engine.runner.head_model import load_head
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
 from ockham.engine.scheduler import Scheduler
@@ -328,8 +329,12 @@ class Assembly:
         for drafter in drafters:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_head(
-                lambda form, model, context: HeadModel(
-                    form, model, context, self.config, self.model, target
+                partial(
+                    load_head,
+                    config=self.config,
+                    own=self.model,
+                    target=target,
+                    state=self.state,
                 )
             )
             drafter.attach_model(self.own_model)

@@ -11,6 +11,7 @@ from ockham.core.registry import Technique, find, make, name_of, read_options, t
 from ockham.core.seams import ApproximateReuse, Drafter, Policy, Reuse
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, automatic
 from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
+from ockham.model.draft_heads.assistant import METHOD, is_assistant
 from ockham.model.hub import BUILT_IN, DRAFTERS
 
 
@@ -66,10 +67,10 @@ def _made_for(model: str) -> str | None:
     """The method that a directory's drafter was made for; None for a model. Raises ConfigError for
     a drafter that cannot be read."""
     directory = DRAFTERS.get(model, Path(os.path.expanduser(model)))
-    if not is_drafter(directory):
-        return None
     try:
-        return drafter_method(directory)
+        if is_drafter(directory):
+            return drafter_method(directory)
+        return METHOD if is_assistant(directory) else None
     except ModelError as error:
         raise ConfigError(str(error)) from None
 

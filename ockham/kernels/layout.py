@@ -115,7 +115,7 @@ class StateSpec(msgspec.Struct, frozen=True):
         return cls(planes, window, of_pass)
 
     @classmethod
-    def latent_rows(cls, width: int, dtype: str) -> StateSpec:
+    def latent_rows(cls, width: int, dtype: str, window: int | None = None) -> StateSpec:
         """One row of each token for all heads, which is key and value (`LatentInput`). Raises
         ConfigError for a dtype of codes."""
         types = state_types(dtype)
@@ -125,7 +125,7 @@ class StateSpec(msgspec.Struct, frozen=True):
                     f"the latent rows of this model cannot be kept in {dtype}: keep them in "
                     "bfloat16 or float32 (kv_cache_dtype)."
                 )
-        return cls((PlaneSpec(LATENT, 1, width, types[0]),))
+        return cls((PlaneSpec(LATENT, 1, width, types[0]),), window)
 
     @classmethod
     def rows(cls, width: int, window: int) -> StateSpec:

@@ -28,14 +28,16 @@ from ockham.core.seams import (
     Role,
     SizedFormat,
 )
+from ockham.core.units import readable
 from ockham.kernels.backends import find_layout_of
 from ockham.kernels.layouts import ROWS
 from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import CalibrationText, calibrate, read_calibration
-from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.converted import BLOCK, BLOCK_FILE, ConvertedSource
 from ockham.model.checkpoint.lora import Adapter, MergedSource, read_adapter
 from ockham.model.checkpoint.opening import OpenedModel, open_model
 from ockham.model.checkpoint.sources import Reading, Source, TensorSource, pieces_of
+from ockham.model.draft_heads.mtp import compile_block, find_block
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
@@ -174,8 +176,13 @@ def convert(
         try:
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, out / SINGLE_FILE, progress)
+            block = None
+            if rewriting is None:  # whose hidden states would be others
+                beside_bytes, block = _write_block(opened, packer, out / BLOCK_FILE, progress)
+                written += beside_bytes
             copy_beside(path, out, opened.generation_config)
             facts = {
+                BLOCK: block,
                 "calibration": record,
                 "mix": dict(mix) if mix else None,
                 "correction": correction,
@@ -348,32 +355,55 @@ def _write_weights(
     """Two runs of the compiler: the first learns what there will be, the second writes it. Gives
     the bytes of the weights, and their digest."""
     description = opened.description
+    compiled = partial(_compile_model, description)
     measured = opened.source.measure(packer)
-    compile_program(description, measured, description.max_position_embeddings)
+    compiled(measured)
     if isinstance(opened.source, MergedSource):
         opened.source.check_used(measured.used)
     for line in measured.notes():
         progress(line)
-    plan = _Plan(tensors_in(opened.source), packer)
-    compile_program(description, plan, description.max_position_embeddings)
-    return _write_file(opened, packer, plan.layout, path)
+    return _write_file(opened.source, packer, compiled, path)
+
+
+def _compile_model(description: ModelDescription, weights: Weights) -> None:
+    compile_program(description, weights, description.max_position_embeddings)
+
+
+def _write_block(
+    opened: OpenedModel, packer: Packer, path: Path, progress: Callable[[str], None]
+) -> tuple[int, str | None]:
+    """The same of a block that drafts, where the model has one; else no bytes and no digest."""
+    description = opened.description
+    block = find_block(tensors_in(opened.source), description, None)
+    if block is None:
+        return 0, None
+    shape = description.vocab_size, description.hidden_size
+    of_model = UnloadedLinear(packer.plain.name, *shape, 0)
+    written, digest = _write_file(
+        opened.source,
+        packer,
+        lambda weights: compile_block(
+            block, weights, of_model, of_model, description.max_position_embeddings
+        ),
+        path,
+    )
+    progress(f"the block that drafts for the model (mtp) takes {readable(written)} in {path.name}.")
+    return written, digest
 
 
 def _write_file(
-    opened: OpenedModel,
-    packer: Packer,
-    layout: FileLayout,
-    path: Path,
+    source: Source, packer: Packer, compiled: Callable[[Weights], object], path: Path
 ) -> tuple[int, str]:
-    """Write the weights to a file that becomes `path` when it is whole. Nothing is left of half of
-    it, so that the same directory can be taken again."""
-    description = opened.description
+    """Write the weights that `compiled` asks for to a file that becomes `path` when it is whole.
+    Nothing is left of half of it, so that the same directory can be taken again."""
+    plan = _Plan(tensors_in(source), packer)
+    compiled(plan)
+    layout = plan.layout
     with replacing(path, USUAL_FILE) as file:
         header = layout.header()
         file.write(header)
-        loaded = opened.source.load(packer)
-        writer = _Writer(loaded, loaded.packed, file, len(header), layout)
-        compile_program(description, writer, description.max_position_embeddings)
+        loaded = source.load(packer)
+        compiled(_Writer(loaded, loaded.packed, file, len(header), layout))
     return layout.nbytes, loaded.packed.digest()
 
 

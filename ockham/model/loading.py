@@ -335,8 +335,9 @@ def _unused_notes(planned: PlannedModel) -> list[str]:
     """What to say about tensors of the checkpoint that the model does not use."""
     harmless = (*HARMLESS, *planned.source.harmless)
     used = planned.measured.used
-    architecture = planned.description.architecture
-    nobody = (*architecture.unused, *planned.description.unread)
+    description, architecture = planned.description, planned.description.architecture
+    own = [name.format(n=description.layers) for name in architecture.unused]
+    nobody = (*own, *description.unread)
     needless = tuple(p + name for p in ("", *architecture.prefixes) for name in nobody)
     unused = [name for name in planned.source.names() if name not in used]
     other = [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,16 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Rows
-from ockham.draft.modelled.carrying import CarryingDrafter, CarryingStream
+from ockham.draft.modelled.carrying import CarryingStream
 from ockham.engine.engine import Engine
-from ockham.engine.runner.head_model import HeadModel
-from tests.helpers.draft_blocks import MTP, add_mtp, deepseek_names
+from ockham.model import converting
+from tests.helpers.architectures import CASES
+from tests.helpers.draft_blocks import MTP, add_mtp, block_of, deepseek_names, said_by_block
 from tests.helpers.drafting import VOCABULARY, answers, make_engine
 from tests.helpers.serving import ask, complete, drain, tokens_of
-from tests.helpers.tiny import tiny_llama, tiny_mixtral, tiny_qwen3_5
+from tests.helpers.tiny import tiny_latent, tiny_llama, tiny_mixtral, tiny_qwen3_5
 
 DRAFTING = {"method": "mtp", "adaptive": False, "num_speculative_tokens": 4}
 ATTENDS = 1
@@ -42,19 +46,23 @@ def deepseek(directory: Path, **how: Any) -> Path:
     return add_mtp(made, names=deepseek_names(2), **how)
 
 
-TARGETS: dict[str, Callable[..., Path]] = {"qwen": qwen, "experts": experts, "deepseek": deepseek}
+def latent(directory: Path, **how: Any) -> Path:
+    """DeepSeek-V3: latent attention, and experts in the block."""
+    made = tiny_latent(directory, vocab_size=VOCABULARY)
+    return add_mtp(made, names=deepseek_names(2), like=1, **how)
+
+
+TARGETS: dict[str, Callable[..., Path]] = {
+    "qwen": qwen,
+    "experts": experts,
+    "deepseek": deepseek,
+    "latent": latent,
+}
 
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Callable[..., Path]:
     return TARGETS[request.param]
-
-
-def block_of(engine: Engine) -> HeadModel:
-    (drafter,) = engine.speculation.drafters
-    assert isinstance(drafter, CarryingDrafter)
-    assert isinstance(drafter.model, HeadModel)
-    return drafter.model
 
 
 def check_empty(engine: Engine) -> None:
@@ -86,7 +94,7 @@ def test_left_to_itself_it_reads_on_through_plain_steps(tmp_path: Path) -> None:
     check_empty(engine)
 
 
-@pytest.mark.parametrize("made", [qwen, deepseek])
+@pytest.mark.parametrize("made", [qwen, deepseek, latent])
 def test_a_block_that_says_what_the_model_says_is_accepted(
     made: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -146,9 +154,12 @@ def test_an_exported_request_goes_on_elsewhere(tmp_path: Path) -> None:
     check_empty(other)
 
 
-def test_texts_longer_than_its_context_are_drafted_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [deepseek, latent])
+def test_texts_longer_than_its_context_are_drafted_for(
+    made: Callable[..., Path], tmp_path: Path
+) -> None:
     """The block lets go of what it no longer sees."""
-    checkpoint = deepseek(tmp_path, right=True)
+    checkpoint = made(tmp_path, right=True)
     setting = {**DRAFTING, "draft_context": 64}
     engine = make_engine(checkpoint, speculative_config=setting, max_model_len=500)
     request = ask("long", list(range(2, 90)) * 3, max_tokens=200)
@@ -165,29 +176,6 @@ def test_texts_longer_than_its_context_are_drafted_for(tmp_path: Path) -> None:
     check_empty(engine)
 
 
-def said_by_block(engine: Engine, tokens: list[int], states: list[np.ndarray]) -> np.ndarray:
-    """The logits that the block gives behind each token of a text but the first, read in two runs;
-    `states` are the model's hidden states after the layers that the block reads, (T, d)."""
-    block = block_of(engine)
-    view = block.open()
-    carried = block.carry([each[:-1] for each in states])
-    found = []
-    for place in range(1, len(tokens)):
-        assert block.reserve(view, place)
-        row = Rows(view, [tokens[place]], beside=carried[place - 1 : place])
-        found.append(block.run([row], 4).logits[0])
-    again = block.open()
-    half = len(tokens) // 2
-    assert block.reserve(again, len(tokens) - 1)
-    for part in (slice(0, half), slice(half, len(tokens) - 1)):
-        chunk = Rows(again, tokens[1:][part], beside=carried[part])
-        logits = block.run([chunk], 4).logits[0]
-        np.testing.assert_allclose(logits, found[part.stop - 1], rtol=0, atol=1e-5)
-    block.release(view)
-    block.release(again)
-    return np.stack(found)
-
-
 def without_report(checkpoint: Path) -> Any:
     """transformers' model, which knows nothing of the block."""
     transformers.logging.set_verbosity_error()
@@ -198,58 +186,169 @@ def rms(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tenso
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def block_in_torch(
+    model: Any,
+    layer: torch.nn.Module,
+    states: torch.Tensor,
+    tokens: list[int],
+    weight: Callable[[str], torch.Tensor],
+) -> np.ndarray:
+    """The plain twin of a block: a layer of transformers between what is joined and the norm of the
+    head. `states` are what the model's head reads, (1, T, d); `weight` gives the block's other
+    tensors."""
+    decoder, eps = model.get_decoder(), model.config.rms_norm_eps
+    embedded = decoder.embed_tokens(torch.tensor([tokens[1:]]))
+    normed = [
+        rms(embedded, weight("embedding_norm"), eps),
+        rms(states[:, :-1], weight("hidden_norm"), eps),
+    ]
+    x = torch.cat(normed, -1) @ weight("join").T
+    count = len(tokens) - 1
+    positions = torch.arange(count)[None]
+    y = layer(
+        x,
+        attention_mask=torch.full((count, count), float("-inf")).triu(1)[None, None],
+        position_ids=positions,
+        position_embeddings=decoder.rotary_emb(x, positions),
+    )
+    y = y[0] if isinstance(y, tuple) else y
+    said: np.ndarray = model.lm_head(rms(y, weight("norm"), eps))[0].numpy()
+    return said
+
+
+def residual_and_normed(
+    decoder: Any, tokens: list[int], norm: str = "norm"
+) -> tuple[np.ndarray, torch.Tensor]:
+    """What the last layer leaves, and what the head reads of it."""
+    residual: list[torch.Tensor] = []
+    last_norm = getattr(decoder, norm)
+    last_norm.register_forward_pre_hook(lambda _, given: residual.append(given[0]))
+    last = decoder(input_ids=torch.tensor([tokens])).last_hidden_state
+    return residual[0][0].numpy(), last
+
+
+def check_said(checkpoint: Path, tokens: list[int], states: np.ndarray, meant: np.ndarray) -> None:
+    for backend in ("cpu", "reference"):
+        settings = {"dtype": "float32", "backend": backend}
+        engine = make_engine(checkpoint, speculative_config=DRAFTING, **settings)
+        found = said_by_block(engine, tokens, [states])
+        spread = float(meant.max() - meant.min())
+        assert spread > 1.0
+        assert np.abs(found - meant).max() < 1e-4 * spread
+
+
+TOKENS = [(5 * i + 3) % VOCABULARY for i in range(30)]
+
+
 @pytest.mark.parametrize("form", ["qwen", "deepseek"])
-def test_a_block_computes_what_its_paper_says(form: str, backend: str, tmp_path: Path) -> None:
-    """The plain twin: a layer of transformers between what is joined and the norm of the head."""
+def test_a_block_computes_what_its_paper_says(form: str, tmp_path: Path) -> None:
     checkpoint = TARGETS[form](tmp_path)
     model = without_report(checkpoint)
-    decoder, tensors = model.get_decoder(), load_tensors(checkpoint / "model.safetensors")
+    tensors = load_tensors(checkpoint / "model.safetensors")
     names = MTP if form == "qwen" else deepseek_names(2)
     offset = 1.0 if form == "qwen" else 0.0
-    eps = model.config.rms_norm_eps
 
     def weight(part: str) -> torch.Tensor:
         return tensors[f"{names[part]}.weight"] + (offset if part != "join" else 0.0)
 
-    layer = decoder.layers[ATTENDS]  # both models have one that attends there
+    layer = model.get_decoder().layers[ATTENDS]  # both models have one that attends there
     prefix = names["mtp.layers.0."]
     inner = ("enorm", "hnorm", "eh_proj", "shared_head")
-    layer.load_state_dict(
-        {
-            name[len(prefix) :]: tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix) and not name[len(prefix) :].startswith(inner)
-        }
-    )
-    tokens = [(5 * i + 3) % VOCABULARY for i in range(30)]
-    residual: list[torch.Tensor] = []
-    of_model = without_report(checkpoint).get_decoder()
-    of_model.norm.register_forward_pre_hook(lambda _, given: residual.append(given[0]))
     with torch.no_grad():
-        last = of_model(input_ids=torch.tensor([tokens])).last_hidden_state
-        embedded = decoder.embed_tokens(torch.tensor([tokens[1:]]))
-        normed = [
-            rms(embedded, weight("embedding_norm"), eps),
-            rms(last[:, :-1], weight("hidden_norm"), eps),
-        ]
-        x = torch.cat(normed, -1) @ weight("join").T
-        count = len(tokens) - 1
-        positions = torch.arange(count)[None]
-        y = layer(
-            x,
-            attention_mask=torch.full((count, count), float("-inf")).triu(1)[None, None],
-            position_ids=positions,
-            position_embeddings=decoder.rotary_emb(x, positions),
+        states, normed = residual_and_normed(without_report(checkpoint).get_decoder(), TOKENS)
+        layer.load_state_dict(
+            {
+                name[len(prefix) :]: tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix) and not name[len(prefix) :].startswith(inner)
+            }
         )
-        y = y[0] if isinstance(y, tuple) else y
-        expected = model.lm_head(rms(y, weight("norm"), eps))[0].numpy()
-    settings = {"dtype": "float32", "backend": backend}
-    engine = make_engine(checkpoint, speculative_config=DRAFTING, **settings)
-    found = said_by_block(engine, tokens, [residual[0][0].numpy()])
-    spread = float(expected.max() - expected.min())
-    assert spread > 1.0
-    assert np.abs(found - expected).max() < 1e-4 * spread
+        meant = block_in_torch(model, layer, normed, TOKENS, weight)
+    check_said(checkpoint, TOKENS, states, meant)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "glm4-moe-lite"])
+def test_a_block_with_latent_attention_computes_what_its_paper_says(
+    name: str, tmp_path: Path
+) -> None:
+    """The last of the layers that transformers makes, with its experts, is the block's."""
+    model = CASES[name].build()
+    layers, size = model.config.num_hidden_layers - 1, model.config.hidden_size
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": layers}))
+    names, rng = deepseek_names(layers), np.random.default_rng(7)
+    others = {
+        part: rng.uniform(0.5, 1.5, size).astype(np.float32)
+        for part in ("embedding_norm", "hidden_norm", "norm")
+    }
+    others["join"] = rng.standard_normal((size, 2 * size)).astype(np.float32)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors |= {f"{names[part]}.weight": tensor for part, tensor in others.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    tokens = [token + 3 for token in TOKENS]
+    decoder = model.get_decoder()
+    with torch.no_grad():
+        block, decoder.layers = decoder.layers[-1], decoder.layers[:-1]
+        states, normed = residual_and_normed(decoder, tokens)
+        meant = block_in_torch(
+            model, block, normed, tokens, lambda part: torch.from_numpy(others[part])
+        )
+    check_said(tmp_path, tokens, states, meant)
+
+
+def test_a_block_of_single_layers_computes_what_its_paper_says(tmp_path: Path) -> None:
+    """Nemotron-H: a layer that attends, then a mixture, as the last two that transformers makes."""
+    case = CASES["nemotron-h"]
+    kinds = [*case.values["layers_block_type"], "attention", "moe"]
+    values = {**case.values, "layers_block_type": kinds, "num_hidden_layers": len(kinds)}
+    model = replace(case, values=values).build()
+    model.save_pretrained(tmp_path)
+    layers, size, eps = len(kinds) - 2, model.config.hidden_size, model.config.layer_norm_epsilon
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**config, "layers_block_type": kinds[:-2], "num_hidden_layers": layers})
+    )
+    rng = np.random.default_rng(7)
+    others = {
+        name: rng.uniform(0.5, 1.5, size).astype(np.float32)
+        for name in ("0.enorm", "0.hnorm", "1.final_layernorm")
+    }
+    others["0.eh_proj"] = rng.standard_normal((size, 2 * size)).astype(np.float32)
+    tensors = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        found = re.fullmatch(r"\w+\.layers\.(\d+)\.(.+)", name)
+        if found is not None and int(found[1]) >= layers:
+            name = f"mtp.layers.{int(found[1]) - layers}.{found[2]}"
+        tensors[name] = tensor
+    tensors |= {f"mtp.layers.{name}.weight": tensor for name, tensor in others.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    tokens = [token + 3 for token in TOKENS]
+    decoder = model.get_decoder()
+    weights = {name: torch.from_numpy(tensor) for name, tensor in others.items()}
+    with torch.no_grad():
+        blocks, decoder.layers = decoder.layers[-2:], decoder.layers[:-2]
+        decoder.config.num_hidden_layers = layers
+        states, normed = residual_and_normed(decoder, tokens, "norm_f")
+        embedded = decoder.get_input_embeddings()(torch.tensor([tokens[1:]]))
+        x = torch.cat(
+            [
+                rms(embedded, weights["0.enorm"], eps),
+                rms(normed[:, :-1], weights["0.hnorm"], eps),
+            ],
+            -1,
+        )
+        x = x @ weights["0.eh_proj"].T
+        count = len(tokens) - 1
+        mask = torch.full((count, count), float("-inf")).triu(1)[None, None]
+        for block in blocks:
+            x = block(x, attention_mask=mask if block.block_type != "moe" else None)
+        meant = model.lm_head(rms(x, weights["1.final_layernorm"], eps))[0].numpy()
+    check_said(tmp_path, tokens, states, meant)
+    engine = make_engine(tmp_path, speculative_config=DRAFTING)
+    assert answers(engine) == answers(make_engine(tmp_path))
+    assert engine.speculation.stats().drafts > 0
 
 
 def test_what_has_no_block_is_refused(tmp_path: Path) -> None:
@@ -270,6 +369,33 @@ def test_a_block_may_stand_in_another_checkpoint(tmp_path: Path) -> None:
     engine = make_engine(plain, speculative_config={**DRAFTING, "model": str(other)})
     assert answers(engine) == answers(make_engine(plain))
     assert engine.speculation.stats().drafts > 0
+
+
+@pytest.mark.parametrize("made", [qwen, experts, latent])
+def test_a_converted_model_keeps_its_block(made: Callable[..., Path], tmp_path: Path) -> None:
+    """To the bit as it would be quantised at load, and the model's own weights as without it."""
+    checkpoint = made(tmp_path / "model")
+    config, told = EngineConfig(model=str(checkpoint), quantization="int8"), list[str]()
+    converting.convert(config, tmp_path / "out", told.append)
+    assert any("the block that drafts for the model (mtp) takes" in line for line in told)
+    one, other = (
+        make_engine(model, speculative_config=DRAFTING, quantization=quantization)
+        for model, quantization in ((checkpoint, "int8"), (tmp_path / "out", None))
+    )
+    assert one.model.numerics_id == other.model.numerics_id
+    states = np.random.default_rng(3).standard_normal((30, one.model.description.hidden_size))
+    said = [said_by_block(each, TOKENS, [states.astype(np.float32)]) for each in (one, other)]
+    assert (said[0] == said[1]).all()
+    assert answers(other) == answers(make_engine(tmp_path / "out"))
+    assert other.speculation.stats().drafts > 0
+
+
+def test_a_directory_that_was_converted_without_a_block_has_none(tmp_path: Path) -> None:
+    plain = tiny_llama(tmp_path / "plain", vocab_size=VOCABULARY)
+    config = EngineConfig(model=str(plain), quantization="int8")
+    converting.convert(config, tmp_path / "out", lambda line: None)
+    with pytest.raises(ConfigError, match="no block that foretells"):
+        make_engine(tmp_path / "out", speculative_config="mtp")
 
 
 def test_a_damaged_block_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ from ockham.model.checkpoint.keep_files import ModelSizes
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.corrected import corrected, corrected_in_a_mix
-from tests.helpers.draft_blocks import add_mtp, write_eagle3
+from tests.helpers.draft_blocks import (
+    MTP,
+    add_mtp,
+    deepseek_names,
+    write_assistant,
+    write_eagle3,
+)
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.gpt_oss import tiny_gpt_oss
 from tests.helpers.grammars import with_grammars
@@ -117,12 +123,14 @@ def check_schedules(
     directory: Path,
     share: float = 1.0,
     blocks: bool = False,
+    assistant: bool = False,
     **values: object,
 ) -> None:
     """Drive the exactness machine: every sequence has the bits that it has alone.
 
     `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
-    With `blocks`, blocks that read the checkpoint's hidden states draft too.
+    With `blocks`, blocks that read the checkpoint's hidden states draft too, with `assistant` one
+    that reads its keys and values.
     """
     values["adapter"] = "lora:max_loras=3"
     small = tiny_llama(directory / "small", seed=4, **{**SIZES, "num_hidden_layers": 1})
@@ -178,9 +186,15 @@ def check_schedules(
     own_blocks: dict[str, dict[str, object]] = {}
     if blocks:
         copied = shutil.copytree(checkpoint, directory / "mtp")
-        own_blocks["mtp"] = {"model": str(add_mtp(copied)), "draft_context": 64}
+        names = deepseek_names(described.layers) if described.latent else MTP
+        made = add_mtp(copied, names=names, like=max(alone.techniques.layers))
+        own_blocks["mtp"] = {"model": str(made), "draft_context": 64}
         head = write_eagle3(directory / "eagle3", checkpoint, known=40)
         own_blocks["eagle3"] = {"model": str(head), "draft_context": 64}
+
+    if assistant:
+        own = write_assistant(directory / "assistant", checkpoint, known=12)
+        own_blocks["mtp"] = {"model": str(own)}
 
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
@@ -296,7 +310,8 @@ def test_no_schedule_changes_a_bit_of_gemma_4(name: str, isa: str, tmp_path: Pat
     the keys of others."""
     checkpoint = GEMMA4[name](tmp_path / "model")
     state = {"dense": "k=int8,v=int4", "mixture": "bfloat16", "shared keys": "float32"}[name]
-    check_schedules(checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype=state, share=0.3)
+    values = {"quantization": "int8", "kv_cache_dtype": state}
+    check_schedules(checkpoint, isa, tmp_path, share=0.3, assistant=True, **values)
 
 
 @pytest.mark.parametrize("passes", [2, 3])
@@ -321,7 +336,8 @@ def test_no_schedule_changes_a_bit_of_latent_attention(name: str, isa: str, tmp_
     settings = {"quantization": "int8", "kv_cache_dtype": "bfloat16"}
     if name == "queries at once":
         settings = {"quantization": "bf16", "kv_cache_dtype": "float32"}
-    check_schedules(LATENT_FORMS[name](tmp_path / "model"), isa, tmp_path, share=0.3, **settings)
+    checkpoint = LATENT_FORMS[name](tmp_path / "model")
+    check_schedules(checkpoint, isa, tmp_path, share=0.3, blocks=True, **settings)
 
 
 ATTENDING = ("full_attention",) * 2

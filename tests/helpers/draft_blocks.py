@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
+from ockham.core.seams import Rows
+from ockham.draft.modelled.carrying import CarryingDrafter
+from ockham.engine.engine import Engine
+from ockham.engine.runner.head_model import HeadModel
 
 MTP = {
     "mtp.layers.0.": "mtp.layers.0.",
@@ -29,6 +35,30 @@ def deepseek_names(layers: int) -> dict[str, str]:
         "hidden_norm": f"{prefix}hnorm",
         "norm": f"{prefix}shared_head.norm",
     }
+
+
+_IN_GGUF = {
+    "join": "nextn.eh_proj",
+    "embedding_norm": "nextn.enorm",
+    "hidden_norm": "nextn.hnorm",
+    "norm": "nextn.shared_head_norm",
+}
+
+
+def as_in_gguf(
+    weights: Mapping[str, np.ndarray], names: dict[str, str], layers: int
+) -> dict[str, np.ndarray]:
+    """The tensors of a model of so many layers, those of its block where GGUF files have them."""
+    starts = {f"{names[part]}.": f"blk.{layers}.{own}." for part, own in _IN_GGUF.items()}
+    starts[names["mtp.layers.0."]] = f"model.layers.{layers}."
+
+    def renamed(name: str) -> str:
+        for start, own in starts.items():
+            if name.startswith(start):
+                return own + name[len(start) :]
+        return name
+
+    return {renamed(name): tensor for name, tensor in weights.items()}
 
 
 def add_mtp(
@@ -68,6 +98,37 @@ def add_mtp(
         tensors[f"{names['join']}.weight"] = np.eye(size, 2 * size, dtype=np.float32)
     save_file(tensors, path)
     return checkpoint
+
+
+def block_of(engine: Engine) -> HeadModel:
+    """The block that drafts in an engine, alone."""
+    (drafter,) = engine.speculation.drafters
+    assert isinstance(drafter, CarryingDrafter)
+    assert isinstance(drafter.model, HeadModel)
+    return drafter.model
+
+
+def said_by_block(engine: Engine, tokens: list[int], states: list[np.ndarray]) -> np.ndarray:
+    """The logits that the block gives behind each token of a text but the first, read in two runs;
+    `states` are the model's hidden states after the layers that the block reads, (T, d)."""
+    block = block_of(engine)
+    view = block.open()
+    carried = block.carry([each[:-1] for each in states])
+    found = []
+    for place in range(1, len(tokens)):
+        assert block.reserve(view, place)
+        row = Rows(view, [tokens[place]], beside=carried[place - 1 : place])
+        found.append(block.run([row], 4).logits[0])
+    again = block.open()
+    half = len(tokens) // 2
+    assert block.reserve(again, len(tokens) - 1)
+    for part in (slice(0, half), slice(half, len(tokens) - 1)):
+        chunk = Rows(again, tokens[1:][part], beside=carried[part])
+        logits = block.run([chunk], 4).logits[0]
+        np.testing.assert_allclose(logits, found[part.stop - 1], rtol=0, atol=1e-5)
+    block.release(view)
+    block.release(again)
+    return np.stack(found)
 
 
 _OF_TARGETS = ("tie_word_embeddings", "partial_rotary_factor", "layer_types")
@@ -130,6 +191,88 @@ def write_eagle3(
         "draft_vocab_size": count,
         "eagle_config": {"eagle_aux_hidden_state_layer_ids": list(layers)},
         **(config or {}),
+    }
+    (directory / "config.json").write_text(json.dumps(described))
+    return directory
+
+
+def write_assistant(
+    directory: Path, target: Path, *, known: int | None = None, right: bool = False
+) -> Path:
+    """An assistant for a tiny Gemma 4, of two layers, which knows so many of the tokens of a row
+    where that is said. If it is to be `right`, it and the target, which is dense, add nothing to
+    the residual stream in their layers."""
+    path = target / "model.safetensors"
+    values, tensors = json.loads((target / "config.json").read_text()), load_file(path)
+    size, vocabulary = values["hidden_size"], values["vocab_size"]
+    heads, own, rng = values["num_attention_heads"], 24, np.random.default_rng(19)
+
+    def drawn(*shape: int) -> np.ndarray:
+        if len(shape) == 1:
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        return (rng.standard_normal(shape) * 2 / np.sqrt(shape[-1])).astype(np.float32)
+
+    if right:
+        own = size
+        values["final_logit_softcapping"] = None
+        (target / "config.json").write_text(json.dumps(values))
+    made = {
+        "model.embed_tokens.weight": drawn(vocabulary, own),
+        "model.norm.weight": drawn(own),
+        "pre_projection.weight": drawn(own, 2 * size),
+        "post_projection.weight": drawn(size, own),
+    }
+    kinds = ["sliding_attention", "full_attention"]
+    for layer, kind in enumerate(kinds):
+        prefix = f"model.layers.{layer}."
+        width = values["head_dim" if kind == kinds[0] else "global_head_dim"]
+        shapes = {
+            "self_attn.q_proj.weight": (heads * width, own),
+            "self_attn.q_norm.weight": (width,),
+            "self_attn.o_proj.weight": (own, heads * width),
+            "mlp.gate_proj.weight": (40, own),
+            "mlp.up_proj.weight": (40, own),
+            "mlp.down_proj.weight": (own, 40),
+            "layer_scalar": (1,),
+        }
+        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            shapes[f"{name}_layernorm.weight"] = (own,)
+        made |= {prefix + name: drawn(*shape) for name, shape in shapes.items()}
+    if right:
+        for each in (tensors, made):
+            for name, tensor in each.items():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    tensor[...] = 0
+                if name.endswith("layer_scalar"):
+                    tensor[...] = 1
+        made["pre_projection.weight"] = np.eye(size, 2 * size, dtype=np.float32)
+        made["model.embed_tokens.weight"] = tensors["lm_head.weight"].copy()
+        made["model.norm.weight"] = tensors["model.norm.weight"].copy()
+        save_file(tensors, path)
+    if known is not None:
+        made["masked_embedding.centroids.weight"] = drawn(vocabulary, own)
+        made["masked_embedding.token_ordering"] = rng.permutation(vocabulary)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(made, directory / "model.safetensors")
+    text = {
+        **values,
+        "hidden_size": own,
+        "intermediate_size": 40,
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "num_kv_shared_layers": len(kinds),
+        "use_double_wide_mlp": False,
+        "hidden_size_per_layer_input": 0,
+        "enable_moe_block": False,
+    }
+    described = {
+        "architectures": ["Gemma4AssistantForCausalLM"],
+        "text_config": text,
+        "backbone_hidden_size": size,
+        "use_ordered_embeddings": known is not None,
+        "num_centroids": vocabulary,
+        "centroid_intermediate_top_k": known or 1,
+        "tie_word_embeddings": True,
     }
     (directory / "config.json").write_text(json.dumps(described))
     return directory

@@ -102,7 +102,7 @@ class Drafter(Protocol):
     comes whatever the model says: chains of tokens of its only kind."""
     observes: ClassVar[bool] = False
     """Whether its streams want to know of their sequences' rows."""
-    reads: ClassVar[bool] = False
+    reads: bool = False
     """Whether, beside that, its streams are asked and told of every row, those of prompts too, and
     while nothing is drafted. They are opened before they are given any token. Rows that were
     computed before, or for another sequence, are not among them."""

@@ -138,6 +138,9 @@ class HeadModel(SecondModel, Protocol):
 
     layers: Sequence[int]
     """Of the model: those after which its hidden states are carried."""
+    shares: bool
+    """Whether it reads the state of the engine's model and has none. Its rows then name views of
+    that, and each stands behind all that the view holds."""
 
     def carry(self, states: Sequence[Floats]) -> Floats:
         """What is carried from rows of the model, of whose hidden states after each of `layers`

@@ -39,7 +39,7 @@ class CarryingDrafter(ModelDrafting):
 
     automatic: ClassVar[bool] = False
     observes: ClassVar[bool] = True
-    reads: ClassVar[bool] = True
+    reads: bool = True
     form: ClassVar[str]
 
     Options: ClassVar[type[msgspec.Struct]] = CarryingOptions
@@ -57,7 +57,7 @@ class CarryingDrafter(ModelDrafting):
         if not model.branching:
             self._branches = 1
 
-    def open(self, salt: str) -> CarryingStream:
+    def open(self, salt: str) -> ModelStream:
         """See `Drafter`. Streams share nothing but the steps that they are computed in."""
         return CarryingStream(self._block, self._context)
 

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ockham.cache.state import View
+from ockham.cache.state import State, View
 from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
 from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
+from ockham.engine.runner.assistant_model import AssistantModel
 from ockham.engine.runner.small_model import ROWS, SecondModel
+from ockham.model.draft_heads.assistant import is_assistant, load_assistant
 from ockham.model.draft_heads.eagle3 import load_eagle3
 from ockham.model.draft_heads.head import DraftHead
 from ockham.model.draft_heads.mtp import load_mtp
+from ockham.model.hub import DRAFTERS, resolve
 from ockham.model.loading import LoadedModel
 
 _LOADERS = {"mtp": load_mtp, "eagle3": load_eagle3}
@@ -23,9 +26,30 @@ _NEVER = np.float32(-1e30)
 """The logit of a token that the block does not know."""
 
 
+def load_head(
+    form: str,
+    model: str | None,
+    context: int,
+    *,
+    config: EngineConfig,
+    own: LoadedModel,
+    target: Target,
+    state: State,
+) -> HeadModel | AssistantModel:
+    """See `core.seams.LoadHead`. `state` is that of the engine's model."""
+    if form == "mtp" and model is not None and model not in DRAFTERS:
+        directory = resolve(model)
+        if is_assistant(directory):
+            assistant = load_assistant(config, own, directory)
+            return AssistantModel(assistant, own.backend, state, target)
+    return HeadModel(form, model, context, config, own, target)
+
+
 class HeadModel(SecondModel):
     """See `core.seams.HeadModel`: the block of a published `form`, whose rows see `context` tokens.
     Raises as `LoadHead` says."""
+
+    shares = False
 
     def __init__(
         self,
@@ -46,7 +70,7 @@ class HeadModel(SecondModel):
             own.backend,
             head.layouts,
             longest=head.longest,
-            last_layer=0,
+            last_layer=head.last_layer,
             numerics_id=own.numerics_id,
             directory=head.directory,
             hidden_size=head.hidden_size,

@@ -1,7 +1,8 @@
 """Directories that `ockham convert` writes: packed matrices that need no packing when loaded.
 
-`model.safetensors` is a file of packed weights (see packed/layout.py). config.json is the
-original's, but for its `quantization_config`, where the digest of the weights stands.
+`model.safetensors` is a file of packed weights (see packed/layout.py), and so is BLOCK_FILE, where
+the original has a block that drafts. config.json is the original's, but for its
+`quantization_config`, where the digests of the weights stand.
 """
 
 from __future__ import annotations
@@ -18,22 +19,35 @@ from ockham.model.packed.packing import Packer, plain_format
 
 AGAIN = "convert the original again"
 
+BLOCK_FILE = "model-mtp.safetensors"
+"""What holds a block that drafts, apart: the model's weights and their digest are the same without
+it."""
+WEIGHTS, BLOCK = "weights", "block"
+"""The keys of `quantization_config` under which the digests of both files stand."""
+
 
 class ConvertedSource:
     """A directory that `ockham convert` wrote."""
 
     harmless: tuple[str, ...] = ()
 
-    def __init__(self, directory: Path, quantised: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        quantised: Mapping[str, Any],
+        file: str = SINGLE_FILE,
+        digest_key: str = WEIGHTS,
+    ) -> None:
         """Raises ModelError if another version wrote it, or a file is missing or damaged."""
         self.directory = directory
+        self._quantised = quantised
         version = quantised.get("version")
         if version != VERSION:
             raise ModelError(
                 f"{directory} was written by version {version!r} of the format; this Ockham reads "
                 f"version {VERSION}. Convert the original again: ockham convert."
             )
-        digest = quantised.get("weights")
+        digest = quantised.get(digest_key)
         if not isinstance(digest, str):
             raise ModelError(
                 f"{directory / 'config.json'} has no digest of the weights, which `ockham convert` "
@@ -42,7 +56,13 @@ class ConvertedSource:
         self.quantised_as: str | None = quantised.get("quantization")
         self._plain = quantised.get("plain")
         self._digest = digest
-        self._packed = PackedFile(directory / SINGLE_FILE, AGAIN)
+        self._packed = PackedFile(directory / file, AGAIN)
+
+    def block(self) -> ConvertedSource | None:
+        """The block that drafts, opened, if there is one. The caller closes it."""
+        if BLOCK not in self._quantised:
+            return None
+        return ConvertedSource(self.directory, self._quantised, BLOCK_FILE, BLOCK)
 
     @property
     def files(self) -> list[SafetensorsFile]:

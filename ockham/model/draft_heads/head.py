@@ -58,6 +58,7 @@ class DraftHead:
     directory: Path
     hidden_size: int
     tokens: Ints | None = None
+    last_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)

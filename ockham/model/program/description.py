@@ -84,7 +84,7 @@ class LayerGroup:
             behind = (max(self.window - 2, 1) // page_tokens + 1) * page_tokens
             return StateSpec.rows(self.row_width, max(self.window, behind + 1))
         if self.latent:
-            return StateSpec.latent_rows(self.head_dim, dtype)
+            return StateSpec.latent_rows(self.head_dim, dtype, self.window)
         return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
 
 

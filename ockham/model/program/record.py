@@ -477,4 +477,5 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     """Beginnings of the names of tensors that are of no use to a model of text."""
     unused: tuple[str, ...] = ()
-    """The same, behind a prefix or none, of tensors that nobody need be told of."""
+    """The same, behind a prefix or none, of tensors that nobody need be told of. `{n}` stands for
+    the number of layers: such a layer is a block that drafts."""

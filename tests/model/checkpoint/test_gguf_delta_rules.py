@@ -19,6 +19,8 @@ from ockham.kernels.ops import GatedDelta
 from ockham.model import converting
 from ockham.model.loading import LoadedModel, load_model
 from tests.helpers.architectures import CASES
+from tests.helpers.draft_blocks import MTP, add_mtp, as_in_gguf, said_by_block
+from tests.helpers.drafting import make_engine
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.gpt_oss import one_by_one
 from tests.helpers.oracle import COMMON, Case, assert_same_logits, oracle_logits
@@ -229,3 +231,27 @@ def test_heads_in_turn_take_no_adapter(tmp_path: Path) -> None:
     """Whose heads stand in the order of the directory."""
     path, _ = wide(tmp_path, "F32")
     assert not any("linear_attn" in name for name in load(path).program.parts)
+
+
+def test_a_block_that_drafts_says_what_it_says_from_the_directory(tmp_path: Path) -> None:
+    """It stands behind the model's layers, with their names and those of `nextn`."""
+    checkpoint = add_mtp(tiny_qwen3_5(tmp_path), like=1)
+    config = json.loads((checkpoint / "config.json").read_text())
+    weights = as_in_gguf(load_file(checkpoint / "model.safetensors"), MTP, 3)
+    about = metadata(config, config.pop("layer_types"), further=1)
+    tensors = dict(converted(weights, config, tiled=True))
+    # So that the names of the block's layer are known, too; `about` says it again.
+    in_all = {**config, "num_hidden_layers": 4}
+    write_gguf(tmp_path / "m.gguf", "qwen35", in_all, tensors, metadata=about)
+    tokens = [(5 * i + 3) % 97 for i in range(30)]
+    states = np.random.default_rng(3).standard_normal((30, config["hidden_size"]))
+    said = [
+        said_by_block(
+            make_engine(model, speculative_config="mtp", dtype="float32"),
+            tokens,
+            [states.astype(np.float32)],
+        )
+        for model in (checkpoint, tmp_path / "m.gguf")
+    ]
+    np.testing.assert_allclose(*said, atol=1e-4)
+    assert np.ptp(said[0]) > 1

@@ -20,6 +20,8 @@ from ockham.kernels.ops import AttentionOutput, LatentInput
 from ockham.model.checkpoint.gguf.config import config_of
 from ockham.model.loading import load_model
 from tests.helpers.architectures import CASES, LATENT, YARN
+from tests.helpers.draft_blocks import add_mtp, as_in_gguf, deepseek_names, said_by_block
+from tests.helpers.drafting import make_engine
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import COMMON, assert_same_logits, oracle_logits
 from tests.helpers.steps import prompt_logits
@@ -43,8 +45,10 @@ def write(
     *,
     apart: bool,
     kind: str = "F32",
+    further: int = 0,
 ) -> None:
-    """As the converter writes it; not `apart` as it did before it knew the absorbed form."""
+    """As the converter writes it; not `apart` as it did before it knew the absorbed form. `further`
+    of the layers are blocks that draft."""
     heads, plain = config["num_attention_heads"], config["qk_nope_head_dim"]
     rotated, value, rank = (
         config[key] for key in ("qk_rope_head_dim", "v_head_dim", "kv_lora_rank")
@@ -62,6 +66,8 @@ def write(
             found[name] = tensor
 
     def metadata(writer: gguf.GGUFWriter) -> None:
+        if further:
+            writer.add_nextn_predict_layers(further)
         if config.get("q_lora_rank"):
             writer.add_q_lora_rank(config["q_lora_rank"])
         writer.add_kv_lora_rank(rank)
@@ -129,6 +135,31 @@ def test_projections_that_stand_apart_are_held_as_they_are_stored(tmp_path: Path
     outputs = [op for op in ops if isinstance(op, AttentionOutput)]
     assert {key.format for op in inputs for key in op.keys} == {"q8_0"}
     assert {value.format for op in outputs for value in op.values} == {"q8_0"}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_block_that_drafts_says_what_it_says_from_the_directory(
+    apart: bool, tmp_path: Path
+) -> None:
+    """As GLM-4.7-Flash's files have it, behind the model's own layers."""
+    names = deepseek_names(2)
+    checkpoint = add_mtp(tiny_latent(tmp_path), names=names, like=1)
+    config = json.loads((checkpoint / "config.json").read_text())
+    sizes = {"n_shared_experts": 1, "routed_scaling_factor": 2.5, **config, "num_hidden_layers": 3}
+    weights = as_in_gguf(load_file(checkpoint / "model.safetensors"), names, 2)
+    write(tmp_path / "m.gguf", sizes, weights, apart=apart, further=1)
+    tokens = [(5 * i + 3) % 97 for i in range(30)]
+    states = np.random.default_rng(3).standard_normal((30, config["hidden_size"]))
+    said = [
+        said_by_block(
+            make_engine(model, speculative_config="mtp", dtype="float32"),
+            tokens,
+            [states.astype(np.float32)],
+        )
+        for model in (checkpoint, tmp_path / "m.gguf")
+    ]
+    np.testing.assert_allclose(*said, atol=1e-4)
+    assert np.ptp(said[0]) > 1
 
 
 def test_a_file_that_lacks_a_size_is_refused() -> None:

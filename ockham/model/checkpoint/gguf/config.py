@@ -231,6 +231,14 @@ _DEEPSEEK = {
     "mlp.shared_experts.up_proj": "ffn_up_shexp",
     "mlp.shared_experts.down_proj": "ffn_down_shexp",
 }
+_BLOCK = {
+    "eh_proj": "nextn.eh_proj",
+    "enorm": "nextn.enorm",
+    "hnorm": "nextn.hnorm",
+    "shared_head.norm": "nextn.shared_head_norm",
+}
+"""What stands beside the layer of a block that drafts, in any architecture: such layers come behind
+the model's own."""
 OUTSIDE = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",
@@ -447,6 +455,7 @@ def _config_of(
         for theirs, ours in KEYS.items()
         if given(theirs) is not None and ours not in config
     }
+    config |= _own_layers(config)
     if known.delta is not None:
         config |= _delta_layers(given, config, architecture.tiled)
     if known.state_space is not None:
@@ -548,25 +557,32 @@ def _state_spaces(
     return found
 
 
-def _delta_layers(
-    given: Callable[[str], Any], config: Mapping[str, Any], tiled: bool
-) -> dict[str, Any]:
-    """What config.json says of the layers of a model some of which are delta rules. Layers that
-    predict further tokens stand behind the others, and are counted with them."""
-    layers, further = config["num_hidden_layers"], config.get("mtp_num_hidden_layers", 0)
+def _own_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How many layers are the model's own. Those of blocks that draft stand behind them, and are
+    counted with them."""
+    if "mtp_num_hidden_layers" not in config:
+        return {}
+    layers, further = config["num_hidden_layers"], config["mtp_num_hidden_layers"]
     if type(further) is not int or not 0 <= further < layers:
         raise ModelError(
             f"its nextn_predict_layers is {shown(further)}, of {shown(layers)} layers in all."
         )
+    return {"num_hidden_layers": layers - further}
+
+
+def _delta_layers(
+    given: Callable[[str], Any], config: Mapping[str, Any], tiled: bool
+) -> dict[str, Any]:
+    """What config.json says of the layers of a model some of which are delta rules."""
+    layers = config["num_hidden_layers"]
     found: dict[str, Any] = {
-        "num_hidden_layers": layers - further,
         "linear_value_heads_take_turns": tiled,
         "linear_decays_are_negative": True,
     }
     recurrent = given("attention.recurrent_layers")
     if recurrent is not None:
         names = ("full_attention", "linear_attention")
-        found["layer_types"] = [names[bool(each)] for each in recurrent[: layers - further]]
+        found["layer_types"] = [names[bool(each)] for each in recurrent[:layers]]
     values = given("ssm.inner_size")
     if values is not None:
         found["linear_value_head_dim"] = values // config["linear_num_value_heads"]
@@ -633,7 +649,7 @@ def describe_gguf(
     if architecture.dense:
         *gate_up, down = architecture.dense
         record = dataclasses.replace(record, gate_up=tuple(gate_up), down=down)
-    further = config.get("mtp_num_hidden_layers", 0) if record.delta is not None else 0
+    further = config.get("mtp_num_hidden_layers", 0)
     unused = tuple(f"blk.{description.layers + n}." for n in range(further))
     record = dataclasses.replace(record, unused=(*record.unused, *unused))
     return dataclasses.replace(description, architecture=record)
@@ -665,7 +681,7 @@ def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
         return None if found is None else Place(f"{found}.{end}")
     block = f"blk.{layer[1]}."
     if layer[3] is None:
-        found = architecture.layer.get(layer[4])
+        found = architecture.layer.get(layer[4]) or _BLOCK.get(layer[4])
         return None if found is None else Place(f"{block}{found}.{end}")
     found = architecture.layer.get(f"{layer[2]}.{layer[4]}")
     if found is None:

@@ -63,7 +63,16 @@ def latent(compiling: Compiling, layer: int, sizes: LatentSizes) -> None:
     )
     compiling.mark(f"layer.{layer}.pattern")
     compiling.ops.append(
-        Attend(layer, group, d.heads, 1, d.head_dim, d.attention_scale, d.attention_softcap)
+        Attend(
+            layer,
+            group,
+            d.heads,
+            1,
+            d.head_dim,
+            d.attention_scale,
+            d.attention_softcap,
+            window=d.windows[layer],
+        )
     )
     output, width = compiling.record.attention_output, d.heads * sizes.value
     compiling.adaptable(layer, "out", prefix, (output,), (d.hidden_size,), width)

@@ -70,7 +70,7 @@ _DEEPSEEK_V3 = replace(
     experts=replace(
         _DEEPSEEK_EXPERTS, sigmoid=True, correction="gate.e_score_correction_bias", group_best=2
     ),
-    unused=("layers.61.",),
+    unused=("layers.{n}.",),
     defaults={
         **_DEEPSEEK_V2.defaults,
         "vocab_size": 129280,
@@ -98,7 +98,6 @@ _GLM4_MOE_LITE = replace(
     name="Glm4MoeLiteForCausalLM",
     partial_rotary=True,
     experts=replace(_DEEPSEEK_V3.experts, layers=by_kinds),  # type: ignore[type-var]
-    unused=("layers.47.",),
     defaults={
         **_DEEPSEEK_V3.defaults,
         "vocab_size": 154880,
