@@ -100,13 +100,15 @@ def _allowed(given: list[dict[str, Any]], allowed: Any, parallel: bool) -> ToolC
 
 
 def thinking_variables(variables: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
-    """What templates go by that can think or not: `enable_thinking` and `reasoning_effort`, unless
-    the caller's own `variables` say so."""
+    """What templates go by that can think or not: `enable_thinking`, which is `thinking` in those
+    of DeepSeek and Granite, and `reasoning_effort`, unless the caller's own `variables` say so."""
     found = dict(variables or {})
     if effort is not None:
         found.setdefault("enable_thinking", effort != "none")
         if effort != "none":
             found.setdefault("reasoning_effort", effort)
+    if "enable_thinking" in found:
+        found.setdefault("thinking", found["enable_thinking"])
     return found
 
 

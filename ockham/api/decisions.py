@@ -277,7 +277,7 @@ def state_messages(state: Any, instructions: Any = None) -> list[dict[str, Any]]
 
 def variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The chat template's variables: thinking is off unless the caller's own turn it on."""
-    return {"enable_thinking": False, **(given or {})}
+    return {"enable_thinking": False, "thinking": False, **(given or {})}
 
 
 class _Labels:

@@ -137,10 +137,12 @@ def test_some_of_the_tools_may_be_allowed() -> None:
 
 def test_efforts_are_what_templates_call_them() -> None:
     assert thinking_variables(None, None) == {}
-    assert thinking_variables(None, "none") == {"enable_thinking": False}
-    assert thinking_variables({}, "low") == {"enable_thinking": True, "reasoning_effort": "low"}
+    off, on = ({"enable_thinking": each, "thinking": each} for each in (False, True))
+    assert thinking_variables(None, "none") == off
+    assert thinking_variables({}, "low") == {**on, "reasoning_effort": "low"}
     given = {"enable_thinking": False, "reasoning_effort": "x"}
-    assert thinking_variables(given, "high") == given
+    assert thinking_variables(given, "high") == {**off, "reasoning_effort": "x"}
+    assert thinking_variables({**on, "thinking": False}, None) == {**on, "thinking": False}
 
 
 def test_json_of_a_model_that_thinks_may_have_a_thought_before_it(directory: Path) -> None:

@@ -242,7 +242,17 @@ def test_a_block_that_drafts_says_what_it_says_from_the_directory(tmp_path: Path
     tensors = dict(converted(weights, config, tiled=True))
     # So that the names of the block's layer are known, too; `about` says it again.
     in_all = {**config, "num_hidden_layers": 4}
-    write_gguf(tmp_path / "m.gguf", "qwen35", in_all, tensors, metadata=about)
+
+    def told(writer: gguf.GGUFWriter) -> None:
+        about(writer)
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([f"<{i}>" for i in range(len(tensors["lm_head.weight"]))])
+        writer.add_token_scores([0.0] * len(tensors["lm_head.weight"]))
+        writer.add_token_types([2, 3, 3, *[1] * (len(tensors["lm_head.weight"]) - 3)])
+
+    write_gguf(tmp_path / "m.gguf", "qwen35", in_all, tensors, metadata=told)
+    config_of_file = EngineConfig(model=str(tmp_path / "m.gguf"))
+    converting.convert(config_of_file, tmp_path / "out", lambda line: None)
     tokens = [(5 * i + 3) % 97 for i in range(30)]
     states = np.random.default_rng(3).standard_normal((30, config["hidden_size"]))
     said = [
@@ -251,7 +261,8 @@ def test_a_block_that_drafts_says_what_it_says_from_the_directory(tmp_path: Path
             tokens,
             [states.astype(np.float32)],
         )
-        for model in (checkpoint, tmp_path / "m.gguf")
+        for model in (checkpoint, tmp_path / "m.gguf", tmp_path / "out")
     ]
-    np.testing.assert_allclose(*said, atol=1e-4)
+    np.testing.assert_allclose(*said[:2], atol=1e-4)
+    assert (said[1] == said[2]).all()
     assert np.ptp(said[0]) > 1
