@@ -20,6 +20,10 @@ YARN = {
     "original_max_position_embeddings": 16,
 }
 MINISTRAL3 = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
+ODD_WHOLE = {"hidden_size": 36, "intermediate_size": 52, "num_attention_heads": 6}
+"""No multiples of 16, as some case of most architectures has them. All heads together are as
+wide as the model."""
+ODD = {**ODD_WHOLE, "head_dim": 12}
 PATTERN = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 SECTIONS = {
     "rope_type": "default",
@@ -101,7 +105,7 @@ CASES = {
     "llama2": Case("Llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama-tied-biased": Case(
         "Llama",
-        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, **ODD},
     ),
     "llama3-rope": Case("Llama", {"rope_parameters": LLAMA3}),
     "llama-linear-rope": Case(
@@ -128,9 +132,9 @@ CASES = {
         longest=31,
     ),
     "mistral": Case("Mistral", {"sliding_window": 11, "head_dim": 16}),
-    "mistral-without-window": Case("Mistral", {"sliding_window": None}),
-    "ministral": Case("Ministral", {"head_dim": 16, "sliding_window": 9, "layer_types": PATTERN}),
-    "ministral3": Case("Ministral3", {"head_dim": 16, "rope_parameters": MINISTRAL3}),
+    "mistral-without-window": Case("Mistral", {**ODD, "sliding_window": None}),
+    "ministral": Case("Ministral", {**ODD, "sliding_window": 9, "layer_types": PATTERN}),
+    "ministral3": Case("Ministral3", {**ODD, "rope_parameters": MINISTRAL3}),
     "mistral3": Case(
         "Mistral3",
         {"head_dim": 16, "rope_parameters": MINISTRAL3},
@@ -149,9 +153,9 @@ CASES = {
     ),
     "qwen2": Case("Qwen2", {"tie_word_embeddings": True}),
     "qwen2-upper-layers-slide": Case(
-        "Qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
+        "Qwen2", {**ODD, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
     ),
-    "qwen3": Case("Qwen3", {"head_dim": 16, "attention_bias": True}),
+    "qwen3": Case("Qwen3", {**ODD, "attention_bias": True}),
     "qwen3-vl": Case(
         "Qwen3VL",
         {"head_dim": 16, "rope_parameters": SECTIONS},
@@ -187,7 +191,7 @@ CASES = {
     "gemma2": Case(
         "Gemma2",
         {
-            "head_dim": 16,
+            **ODD,
             "sliding_window": 10,
             "query_pre_attn_scalar": 24,
             "attn_logit_softcapping": 5.0,
@@ -198,7 +202,7 @@ CASES = {
         "Gemma3Text",
         {
             "num_hidden_layers": 7,
-            "head_dim": 16,
+            **ODD,
             "sliding_window": 7,
             "query_pre_attn_scalar": 20,
             "rope_parameters": {
@@ -210,7 +214,7 @@ CASES = {
     ),
     "gemma4": Case("Gemma4Text", GEMMA4_DENSE, model="Gemma4ForCausalLM"),
     "gemma4-values-of-their-own": Case(
-        "Gemma4Text", {**GEMMA4, "num_key_value_heads": 1}, model="Gemma4ForCausalLM"
+        "Gemma4Text", {**GEMMA4, **ODD, "num_key_value_heads": 1}, model="Gemma4ForCausalLM"
     ),
     "gemma4-experts": Case(
         "Gemma4Text", {**GEMMA4_DENSE, **GEMMA4_EXPERTS}, model="Gemma4ForCausalLM"
@@ -232,7 +236,7 @@ CASES = {
         text="Gemma4UnifiedText",
         vision="Gemma4UnifiedVision",
     ),
-    "phi3": Case("Phi3", {"sliding_window": 13}),
+    "phi3": Case("Phi3", {**ODD, "sliding_window": 13}),
     "phi3-longrope-short": Case(
         "Phi3",
         {
@@ -246,22 +250,25 @@ CASES = {
             },
         },
         max_model_len=64,
+        longest=61,
     ),
     "smollm3": Case("SmolLM3", {"no_rope_layer_interval": 2}),
     "smollm3-windows": Case(
         "SmolLM3",
         {
+            **ODD,
             "no_rope_layers": [1, 0, 1, 1],
             "use_sliding_window": True,
             "sliding_window": 6,
             "tie_word_embeddings": False,
         },
     ),
-    "olmo2": Case("Olmo2"),
+    "olmo2": Case("Olmo2", ODD),
     "olmo3": Case("Olmo3", {"sliding_window": 9}),
     "olmo3-scaled": Case(
         "Olmo3",
         {
+            **ODD,
             "sliding_window": 9,
             "layer_types": PATTERN,
             "rope_parameters": {
@@ -270,7 +277,7 @@ CASES = {
             },
         },
     ),
-    "exaone4": Case("Exaone4", {"sliding_window": 9, "sliding_window_pattern": 3}),
+    "exaone4": Case("Exaone4", {**ODD, "sliding_window": 9, "sliding_window_pattern": 3}),
     "exaone4-without-windows": Case(
         "Exaone4",
         {
@@ -280,9 +287,11 @@ CASES = {
         },
     ),
     "seed-oss": Case("SeedOss", {"head_dim": 16}),
-    "seed-oss-output-biased": Case("SeedOss", {"attention_out_bias": True, "mlp_bias": True}),
-    "granite": Case("Granite", {**GRANITE, "attention_bias": True}),
-    "granite-moe": Case("GraniteMoe", {**GRANITE, "num_local_experts": 5}),
+    "seed-oss-output-biased": Case(
+        "SeedOss", {**ODD, "attention_out_bias": True, "mlp_bias": True}
+    ),
+    "granite": Case("Granite", {**GRANITE, **ODD, "attention_bias": True}),
+    "granite-moe": Case("GraniteMoe", {**GRANITE, **ODD, "num_local_experts": 5}),
     "granite-moe-shared": Case(
         "GraniteMoeShared", {**GRANITE, "num_local_experts": 5, "shared_intermediate_size": 40}
     ),
@@ -329,10 +338,11 @@ CASES = {
         "GraniteMoeHybrid",
         {
             **GRANITE,
+            **ODD,
             "num_hidden_layers": 3,
             "layer_types": ["mamba", "attention", "mamba"],
             "mamba_n_heads": 4,
-            "mamba_d_head": 16,
+            "mamba_d_head": 18,
             "mamba_n_groups": 2,
             "mamba_d_state": 8,
             "mamba_d_conv": 3,
@@ -357,14 +367,17 @@ CASES = {
         "NemotronH",
         {
             **NEMOTRON,
+            **ODD,
             "hybrid_override_pattern": "M-M*-",
             "num_hidden_layers": 5,
             "n_groups": 1,
             "use_conv_bias": False,
         },
     ),
-    "hunyuan-dense": Case("HunYuanDenseV1", {"head_dim": 16}),
-    "bitnet": Case("BitNet", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+    "hunyuan-dense": Case("HunYuanDenseV1", ODD),
+    "bitnet": Case(
+        "BitNet", {**ODD_WHOLE, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    ),
     "hunyuan-dense-stretched": Case(
         "HunYuanDenseV1",
         {
@@ -378,13 +391,13 @@ CASES = {
             },
         },
     ),
-    "ernie4.5": Case("Ernie4_5", {"head_dim": 16}),
+    "ernie4.5": Case("Ernie4_5", ODD),
     "ernie4.5-moe": Case("Ernie4_5_Moe", {**ERNIE_MOE}),
     "ernie4.5-moe-without-shared": Case(
         "Ernie4_5_Moe",
-        {**ERNIE_MOE, "moe_num_shared_experts": 0, "moe_layer_interval": 2, "head_dim": 8},
+        {**ERNIE_MOE, "moe_num_shared_experts": 0, "moe_layer_interval": 2, **ODD},
     ),
-    "mixtral": Case("Mixtral", {"num_local_experts": 5, "sliding_window": 12}),
+    "mixtral": Case("Mixtral", {**ODD, "num_local_experts": 5, "sliding_window": 12}),
     "qwen2-moe": Case(
         "Qwen2Moe",
         {
@@ -398,17 +411,18 @@ CASES = {
         "Qwen2Moe",
         {
             **EXPERTS,
+            **ODD,
             "shared_expert_intermediate_size": 40,
             "decoder_sparse_step": 2,
             "norm_topk_prob": True,
             "qkv_bias": False,
         },
     ),
-    "qwen3-moe": Case("Qwen3Moe", {**EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
+    "qwen3-moe": Case("Qwen3Moe", {**EXPERTS, **ODD, "norm_topk_prob": True}),
     "gpt-oss": Case(
         "GptOss",
         {
-            "head_dim": 16,
+            "head_dim": 12,
             "sliding_window": 9,
             "num_local_experts": 6,
             "num_experts_per_tok": 3,
@@ -423,7 +437,7 @@ CASES = {
             },
         },
     ),
-    "olmoe": Case("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3}),
+    "olmoe": Case("Olmoe", {**ODD_WHOLE, "num_experts": 6, "num_experts_per_tok": 3}),
     "lfm2": Case(
         "Lfm2",
         {
@@ -435,6 +449,7 @@ CASES = {
     "lfm2-biased": Case(
         "Lfm2",
         {
+            **ODD,
             "full_attn_idxs": [2],
             "conv_L_cache": 6,
             "conv_bias": True,
@@ -456,6 +471,7 @@ CASES = {
     "lfm2-moe-without-corrections": Case(
         "Lfm2Moe",
         {
+            **ODD,
             "layer_types": ["conv", "full_attention", "conv", "conv"],
             "moe_intermediate_size": 24,
             "num_experts": 6,
@@ -480,7 +496,8 @@ CASES = {
     "qwen3.5-moe": Case(
         "Qwen3_5MoeText",
         {
-            "head_dim": 16,
+            **ODD,
+            "head_dim": 24,
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 8,
             "linear_num_key_heads": 2,
@@ -507,6 +524,8 @@ CASES = {
         "DeepseekV2",
         {
             **LATENT,
+            **ODD_WHOLE,
+            "num_key_value_heads": 6,
             "q_lora_rank": 20,
             "n_routed_experts": 8,
             "n_shared_experts": 1,
@@ -520,7 +539,9 @@ CASES = {
         "DeepseekV3",
         {
             **LATENT,
-            "q_lora_rank": 20,
+            **ODD_WHOLE,
+            "num_key_value_heads": 6,
+            "q_lora_rank": 18,
             "first_k_dense_replace": 2,
             "n_routed_experts": 12,
             "n_group": 4,
@@ -529,12 +550,21 @@ CASES = {
         },
     ),
     "glm4-moe-lite": Case(
-        "Glm4MoeLite", {**LATENT, "q_lora_rank": 20, "n_routed_experts": 8, "rms_norm_eps": 1e-5}
+        "Glm4MoeLite",
+        {
+            **LATENT,
+            **ODD_WHOLE,
+            "num_key_value_heads": 6,
+            "q_lora_rank": 20,
+            "n_routed_experts": 8,
+            "rms_norm_eps": 1e-5,
+        },
     ),
     "qwen3-next": Case(
         "Qwen3Next",
         {
-            "head_dim": 16,
+            **ODD,
+            "head_dim": 24,
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 12,
             "linear_num_key_heads": 2,

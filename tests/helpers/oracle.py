@@ -14,7 +14,7 @@ import transformers
 from ockham.core.config import EngineConfig
 from ockham.model.loading import LoadedModel, load_model
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 VOCABULARY = 101
 COMMON: dict[str, Any] = {
@@ -39,7 +39,7 @@ class Case:
 
     family: str
     values: dict[str, Any] = field(default_factory=dict)
-    longest: int = 61
+    longest: int = 77
     max_model_len: int = 128
     model: str = ""
     text: str = ""
@@ -100,9 +100,13 @@ def load(directory: Path, *, head: bool = True, **settings: Any) -> LoadedModel:
 
 
 def oracle_logits(model: Any, prompts: list[list[int]]) -> list[np.ndarray]:
-    """Each prompt alone: (T, V)."""
+    """Each prompt's: (T, V). What stands behind a prompt changes nothing in it: all are computed at
+    once."""
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([p])).logits[0].numpy() for p in prompts]
+        logits = model(input_ids=padded).logits.numpy()
+    return [rows[: len(prompt)] for rows, prompt in zip(logits, prompts, strict=True)]
 
 
 def assert_same_logits(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
@@ -111,6 +115,16 @@ def assert_same_logits(found: list[np.ndarray], expected: list[np.ndarray]) -> N
     worst = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
     assert spread > 1.0
     assert worst < 1e-4 * spread, f"{worst} of a range of {spread}"
+
+
+def assert_greedy(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> None:
+    """Each token of the answers is the likeliest one, to 1e-4 of the logits' range."""
+    texts = [[*prompt, *own] for prompt, own in zip(prompts, answers, strict=True)]
+    every = oracle_logits(model, texts)
+    allowed = 1e-4 * max(float(logits.max() - logits.min()) for logits in every)
+    for prompt, answer, logits in zip(prompts, answers, every, strict=True):
+        rows = logits[len(prompt) - 1 : -1]
+        assert (rows.max(axis=1) - rows[np.arange(len(answer)), answer] < allowed).all()
 
 
 @functools.cache

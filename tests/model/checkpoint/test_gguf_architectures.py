@@ -292,7 +292,8 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     text = oracle.config.get_text_config()
     rope = text.rope_parameters
     rope = rope.get("full_attention", rope)
-    theta, dim = rope["rope_theta"], case.values.get("head_dim", 8)
+    theta, heads = rope["rope_theta"], text.num_attention_heads
+    dim = case.values.get("head_dim", text.hidden_size // heads)
     if rope.get("alpha"):  # which the converter writes into the base
         theta *= rope["alpha"] ** (dim / (dim - 2))
     config = {

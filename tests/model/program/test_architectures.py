@@ -10,15 +10,17 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.engine.engine import Engine
 from ockham.model.loading import load_model
 from tests.helpers.architectures import CASES
-from tests.helpers.oracle import Case, assert_same_logits, load, oracle_logits
+from tests.helpers.oracle import Case, assert_greedy, assert_same_logits, load, oracle_logits
+from tests.helpers.serving import ask, tokens_of
 from tests.helpers.steps import prompt_logits
 
 
 @pytest.fixture(scope="module", params=CASES)
 def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A case, its loaded checkpoint, and the oracle's logits of its prompts."""
+    """A case, its loaded checkpoint, the oracle, and its logits of the case's prompts."""
     case = CASES[request.param]
     directory = tmp_path_factory.mktemp(request.param)
     oracle = case.build()
@@ -26,14 +28,39 @@ def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return (
         case,
         load(directory, max_model_len=case.max_model_len),
+        oracle,
         oracle_logits(oracle, case.prompts()),
     )
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 512])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 512])
 def test_logits_are_those_of_transformers(checked: Any, chunk: int) -> None:
-    case, model, expected = checked
+    case, model, _, expected = checked
     assert_same_logits(prompt_logits(model, case.prompts(), chunk), expected)
+
+
+def test_answers_beside_each_other_are_greedy(checked: Any) -> None:
+    """Of a ragged batch whose prompts come in pieces, with drafts; one request has two choices, and
+    sequences are preempted, of which some must be computed again."""
+    case, model, oracle, _ = checked
+    config = EngineConfig(model="loaded", skip_tokenizer_init=True, max_num_batched_tokens=64)
+    engine = Engine(config, load=lambda *_: model)
+    prompts = case.prompts()
+    for number, prompt in enumerate(prompts):
+        room = case.max_model_len - len(prompt)
+        engine.take(ask(str(number), prompt, max_tokens=min(6, room), n=1 + (number == 2)))
+    said = []
+    for step in range(40):
+        said += engine.step()
+        if step in (3, 5) and engine.scheduler.running:
+            engine.scheduler.preempt(engine.scheduler.running[step % len(engine.scheduler.running)])
+        if step == 5:
+            engine.reuse.forget()
+    assert engine.scheduler.preemptions >= 2
+    answers = tokens_of(said)
+    assert not engine.has_work
+    assert answers.pop(("2", 1)) == answers["2", 0]
+    assert_greedy(oracle, prompts, [answers[str(number), 0] for number in range(len(prompts))])
 
 
 def test_minicpm_is_a_llama_with_multipliers(tmp_path: Path) -> None:
