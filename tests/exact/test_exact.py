@@ -109,12 +109,15 @@ def executor_of(engine: Engine, threads: int) -> Executor:
     return CpuBackend(threads).bind(engine.model.program, engine.state.planes)
 
 
-def tiers_of(directory: Path, *facts: object) -> dict[str, object]:
-    """Memory, disk, both or neither below the pool, so that all turn up among the tests."""
-    chosen = Random(repr(facts)).randrange(4)
-    memory = {"swap_space": 40 * 8 * 512 / (1 << 30)}  # less than the longest sequence
-    disk = {"kv_store": str(directory), "kv_store_bytes": 200 << 10}
-    return {**(memory if chosen & 1 else {}), **(disk if chosen & 2 else {})}
+def tiers_of(directory: Path, page_bytes: int, recurs: bool, *facts: object) -> dict[str, object]:
+    """Memory, disk, both or neither below the pool, so that all turn up among the tests. Where
+    layers leave checkpoints there is a disk, and room for some of them."""
+    chosen = Random(repr(facts)).randrange(4) | 2 * recurs
+    memory = max(40 * 8 * 512, 8 * page_bytes)  # less than the longest sequence
+    disk = max(200 << 10, 24 * page_bytes)
+    below = {"swap_space": memory / (1 << 30)} if chosen & 1 else {}
+    stored = {"kv_store": str(directory), "kv_store_bytes": disk} if chosen & 2 else {}
+    return {**below, **stored}
 
 
 def check_schedules(
@@ -142,6 +145,8 @@ def check_schedules(
     cell_bytes = StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     kept = sum(each.cell_bytes for each in alone.model.layouts if each.spec.attends)
     rows_bytes = sum(each.cell_bytes for each in alone.model.layouts if not each.spec.attends)
+    page_bytes = sum(each.page_bytes for each in alone.model.layouts)
+    facts = (checkpoint.name, isa, values)
     every = len(alone.techniques.layers) == described.layers
     alike = every and described.passes == 1  # maps are of all layers
     alike = alike and not any(each.spec.latent for each in alone.model.layouts)
@@ -159,7 +164,7 @@ def check_schedules(
         max_num_batched_tokens=256,
         # Room for less than two of the longest sequences, so that pages run out by themselves too.
         kv_cache_memory_bytes=300 * (max(2 * cell_bytes, kept) + rows_bytes),
-        **({} if reuse == "none" else tiers_of(directory, checkpoint.name, isa, values)),
+        **({} if reuse == "none" else tiers_of(directory, page_bytes, rows_bytes > 0, *facts)),
     )
     described = crowded.model.description
     sizes = {"hidden_size": described.hidden_size, "vocab_size": VOCABULARY}
