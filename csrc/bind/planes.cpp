@@ -213,6 +213,30 @@ void write_pages(Planes& planes, int64_t group, Vector<int64_t> pages,
                        static_cast<int64_t>(data.shape(1)));
 }
 
+template <class Bytes>
+void check_part(const Planes& planes, int64_t group, int64_t page, int64_t start, const Bytes& data) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()))
+        throw std::invalid_argument("there is no group " + std::to_string(group) + " of layers.");
+    if (page < 0 || page >= planes.groups()[group].pages)
+        throw std::invalid_argument("there is no page " + std::to_string(page) + " in its group.");
+    if (start < 0 || start + static_cast<int64_t>(data.size()) > planes.stored_page_bytes(group))
+        throw std::invalid_argument("a page has no bytes from " + std::to_string(start) + " to " +
+                                    std::to_string(start + static_cast<int64_t>(data.size())) + ".");
+}
+
+void read_part(const Planes& planes, int64_t group, int64_t page, int64_t start,
+               nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> data) {
+    check_part(planes, group, page, start, data);
+    nb::gil_scoped_release release;
+    planes.read_part(group, page, start, static_cast<int64_t>(data.size()), data.data());
+}
+
+void write_part(Planes& planes, int64_t group, int64_t page, int64_t start, Vector<uint8_t> data) {
+    check_part(planes, group, page, start, data);
+    nb::gil_scoped_release release;
+    planes.write_part(group, page, start, static_cast<int64_t>(data.size()), data.data());
+}
+
 // (layers, kv_heads, slots) places among the slots.
 nb::object order_alike(const Planes& planes, int64_t group, Vector<int64_t> slots, int threads) {
     check_slots(planes, group, slots);
@@ -253,6 +277,8 @@ void bind_planes(nb::module_& module) {
         .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
         .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)
         .def("read_pages", &read_pages, "group"_a, "pages"_a, "data"_a, "at"_a)
+        .def("read_part", &read_part, "group"_a, "page"_a, "start"_a, "data"_a)
+        .def("write_part", &write_part, "group"_a, "page"_a, "start"_a, "data"_a)
         .def("alike", &order_alike, "group"_a, "slots"_a, "threads"_a)
         .def("back", &back_pages, "group"_a, "index"_a, "pages"_a)
         .def("write_pages", &write_pages, "group"_a, "pages"_a, "data"_a, "at"_a);

@@ -86,6 +86,12 @@ void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int6
 
 namespace {
 
+void page_changed(const LayerPlane& plane, int64_t page) {
+    const int64_t first = page * plane.page_tokens;
+    for (int64_t slot = first; slot < first + plane.page_tokens; slot += group_keys)
+        plane.changed(slot);
+}
+
 // The elements [begin, begin + width) of `count` tokens' keys and values in one head, as bits of the
 // planes' type: a token's keys begin at keys + i * stride, its values at values + i * v_stride.
 template <class T>
@@ -345,10 +351,29 @@ void Planes::write_pages(int64_t group, const int64_t* pages, int64_t count, con
         const uint8_t* from = data + static_cast<int64_t>(i) * to.page_bytes;
         for (int64_t n = 0; n < count; ++n) {
             std::memcpy(to.data + pages[n] * to.page_bytes, from + n * stride, to.page_bytes);
-            const int64_t first = pages[n] * to.page_tokens;
-            for (int64_t slot = first; slot < first + to.page_tokens; slot += group_keys)
-                to.changed(slot);
+            page_changed(to, pages[n]);
         }
+    }
+}
+
+void Planes::read_part(int64_t group, int64_t page, int64_t start, int64_t count,
+                       uint8_t* data) const {
+    const int64_t bytes = plane(group, 0).page_bytes, end = start + count;
+    for (int64_t at = start; at < end; at = at / bytes * bytes + bytes) {
+        const LayerPlane from = plane(group, at / bytes);
+        std::memcpy(data + at - start, from.data + page * bytes + at % bytes,
+                    std::min(end - at, bytes - at % bytes));
+    }
+}
+
+void Planes::write_part(int64_t group, int64_t page, int64_t start, int64_t count,
+                        const uint8_t* data) {
+    const int64_t bytes = plane(group, 0).page_bytes, end = start + count;
+    for (int64_t at = start; at < end; at = at / bytes * bytes + bytes) {
+        const LayerPlane to = plane(group, at / bytes);
+        std::memcpy(to.data + page * bytes + at % bytes, data + at - start,
+                    std::min(end - at, bytes - at % bytes));
+        page_changed(to, page);
     }
 }
 

@@ -136,6 +136,10 @@ class Planes {
                     int64_t stride) const;
     void write_pages(int64_t group, const int64_t* pages, int64_t count, const uint8_t* data,
                      int64_t stride);
+    // `count` bytes of a page as it lies in memory, from byte `start` on. The caller checks that they
+    // are there.
+    void read_part(int64_t group, int64_t page, int64_t start, int64_t count, uint8_t* data) const;
+    void write_part(int64_t group, int64_t page, int64_t start, int64_t count, const uint8_t* data);
     // Has the system back the first `pages` of layer `index` of a group, so that who writes to them
     // first need not wait for it. Changes no content; may run beside anything.
     void back(int64_t group, int64_t index, int64_t pages) const;

@@ -163,6 +163,8 @@ class Admission:
                 self.reuse.hint(tokens, sequence.salt, sequence.hint, 0)
         sequence.status = Status.FINISHED
         self._release(sequence)
+        if not self.running and not self.waiting:  # what is left to copy holds nobody up
+            self.reuse.advance(False)
 
     def drop(self, sequence: Sequence) -> None:
         """Take a sequence out after a fault, wherever that has left it, and keep nothing of it."""

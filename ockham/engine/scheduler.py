@@ -99,6 +99,7 @@ class Scheduler(Admission):
     def go_on(self, chunks: list[Chunk]) -> None:
         """Count a step of `chunks`, one for each running sequence, whose cells are reserved."""
         self.steps += 1
+        self.reuse.advance(True)
         for served, chunk in enumerate(chunks, self._served + 1):
             chunk.sequence.last_served = served
         self._served += len(chunks)

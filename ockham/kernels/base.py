@@ -55,6 +55,15 @@ class Planes(Protocol):
         """Put back what `read_pages` gave."""
         ...
 
+    def read_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        """Copy the bytes of a whole page, as it lies in memory, from byte `start` on, as many as
+        `data` has room for."""
+        ...
+
+    def write_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        """Put back what `read_part` gave."""
+        ...
+
     def alike(self, group: int, slots: Longs) -> Ints:
         """An order of the slots, as places among them, in which keys that are alike stand side by
         side, for each layer and key-value head: (layers, kv_heads, len(slots)). `state/alike.h`

@@ -74,6 +74,12 @@ class CpuPlanes:
     def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
         self.native.write_pages(group, _slots(pages), data, at)
 
+    def read_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        self.native.read_part(group, page, start, data)
+
+    def write_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        self.native.write_part(group, page, start, data)
+
     def alike(self, group: int, slots: Longs) -> Ints:
         return cast("Ints", self.native.alike(group, _slots(slots), self._threads))
 

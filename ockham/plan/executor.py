@@ -65,6 +65,12 @@ class NoPlanes:
     def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
         return
 
+    def read_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        return
+
+    def write_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        return
+
     def alike(self, group: int, slots: Longs) -> Ints:
         layout = self.groups[group]
         order = np.arange(len(slots), dtype=np.int32)

@@ -4,11 +4,14 @@ such layers cannot do is refused."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ockham.cache.store import tiers as tiers_module
+from ockham.core.arrays import Bytes
 from ockham.core.errors import ConfigError
 from ockham.core.units import readable
 from ockham.engine.engine import Engine
@@ -179,6 +182,60 @@ def test_a_checkpoint_on_disk_takes_the_room_of_what_it_holds(
     pages = (96 + len(answer) - 1) // 8
     assert len(disk) == pages + (1 + (pages > 12)) * identity.checkpoint_parts
     engine.close()
+
+
+def counting_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of parts of pages that are copied: to the last number."""
+    copied, planes = [0], engine.state.planes
+
+    def counted(copy: Callable[..., None], group: int, page: int, start: int, data: Bytes) -> None:
+        copied[-1] += len(data)
+        copy(group, page, start, data)
+
+    for way in ("read_part", "write_part"):
+        monkeypatch.setattr(planes, way, partial(counted, getattr(planes, way)))
+    return copied
+
+
+@pytest.mark.parametrize("name", ["delta rules", "state spaces"])
+def test_a_checkpoint_is_copied_in_parts_beside_steps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the disk and back, in no step more than is copied of pages."""
+    bound, checkpoint = 2000, MODELS[name](tmp_path / "model")
+    values: dict[str, object] = {"checkpoint_tokens": 1000, "speculative_config": "none"}
+    read, write = (
+        {**values, "kv_store": str(tmp_path / place), "kv_store_bytes": 64 << 20}
+        for place in ("read", "written")
+    )
+    alone, before = engine_of(checkpoint, reuse="none", **values), engine_of(checkpoint, **read)
+    answer, _ = said(before, "first", prompt(96))
+    before.close()
+    monkeypatch.setattr(tiers_module, "BESIDE_STEPS_BYTES", bound)
+    second = [*prompt(96), *answer, 7, 8, 9]
+    for turn, tokens, settings in (("first", prompt(96), write), ("second", second, read)):
+        engine = engine_of(checkpoint, **settings)
+        assert engine.tiers is not None
+        identity = engine.tiers.identity
+        monkeypatch.setattr(engine.pace, "note", lambda *_: None)  # what is held is always read
+        copied = counting_parts(engine, monkeypatch)
+        engine.take(ask("beside", [5, 6], max_tokens=90))
+        for _ in range(3):
+            copied.append(0)
+            engine.step()
+        engine.take(ask(turn, tokens))
+        deltas = []
+        while len(engine.scheduler.running) == 2 or engine.scheduler.waiting:
+            copied.append(0)
+            deltas += engine.step()
+            engine.check_integrity()
+        assert tokens_of(deltas)[turn, 0] == said(alone, turn, tokens)[0]
+        assert max(copied) < bound + identity.payload_bytes
+        assert sum(copied) > bound + identity.payload_bytes
+        if turn == "second":
+            assert engine.ledger.saved["store"].tokens >= 96
+        drain(engine)
+        engine.close()
 
 
 def test_what_delta_rules_cannot_do_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,32 @@ def test_whole_pages_come_back_as_they_lay(name: str, backend: str) -> None:
     assert np.array_equal(swapped[:, :, others], written[:, :, others])
     with pytest.raises((ValueError, IndexError)):
         planes.read_pages(0, np.array([shape.pages, 0]), data, 0)
+
+
+@pytest.mark.parametrize("name", ["plain", "bf16", "odd pages", *CODED])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_parts_of_a_page_are_those_of_the_whole(name: str, backend: str) -> None:
+    shape = SHAPES[name]
+    model = on(cpu() if backend == "cpu" else ReferenceBackend(), shape)
+    planes = model.backend.allocate(model.layouts)
+    everything = np.arange(shape.pages * shape.page_tokens)
+    written = planes.read(0, everything)
+    written = np.random.default_rng(3).integers(0, 2**16, written.shape).astype(written.dtype)
+    planes.write(0, everything, written)
+    whole = np.empty((1, planes.stored_page_bytes(0)), np.uint8)
+    planes.read_pages(0, np.array([2]), whole, 0)
+    cuts = [0, 5, 5, whole.size // 3, whole.size // 2 + 1, whole.size]
+    for start, stop in pairwise(cuts):
+        part = np.empty(stop - start, np.uint8)
+        planes.read_part(0, 2, start, part)
+        assert np.array_equal(part, whole[0, start:stop])
+        planes.write_part(0, 1, start, part)
+    found = np.empty_like(whole)
+    planes.read_pages(0, np.array([1]), found, 0)
+    assert np.array_equal(found, whole)
+    for page, start in ((shape.pages, 0), (0, whole.size - 2)):
+        with pytest.raises((ValueError, IndexError)):
+            planes.read_part(0, page, start, np.empty(3, np.uint8))
 
 
 def test_what_a_layer_writes_is_what_the_reference_writes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -47,6 +47,15 @@ class Item(NamedTuple):
     """Its groups and bytes in memory, or its groups on disk."""
 
 
+class Placing:
+    """A checkpoint that comes into the pool in parts."""
+
+    def __init__(self, pages: Mapping[int, int]) -> None:
+        self.pages = pages
+        """Of each group, the page that is being filled."""
+        self.done_bytes = 0
+
+
 class PageFetch:
     """Pages of a context, and the checkpoints that make them of use. See
     `ockham.core.seams.Fetch`."""
@@ -75,6 +84,8 @@ class PageFetch:
         """Items that are in the pool."""
         self.pages: list[dict[int, int]] = [{} for _ in range(groups)]
         """Of each group, by their number in the context."""
+        self.placing: Placing | None = None
+        """The next item, if it is a checkpoint of which some is in the pool."""
         self.stopped = False
         """Whether no more will come."""
         self.done = False
@@ -109,7 +120,19 @@ class PageFetch:
         self.brought, self.reach = tuple(brought), reach
 
     def held(self) -> list[Ints]:
-        return [np.array(list(pages.values()), np.int32) for pages in self.pages]
+        placing = {} if self.placing is None else self.placing.pages
+        return [
+            np.array([*pages.values(), *([placing[group]] if group in placing else [])], np.int32)
+            for group, pages in enumerate(self.pages)
+        ]
+
+    def placed(self) -> None:
+        """The checkpoint that comes in parts is whole."""
+        assert self.placing is not None, "some of it is in the pool"
+        for group, page in self.placing.pages.items():
+            self.pages[group][self.items[self.taken].number] = page
+        self.placing = None
+        self.taken += 1
 
     def cancel(self) -> None:
         self._cancel(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -17,6 +17,7 @@ class Section:
 
     def __init__(self, planes: Planes, groups: Sequence[int], page_bytes: Sequence[int]) -> None:
         self._planes, self.groups = planes, tuple(groups)
+        self._page_bytes = page_bytes
         self.starts = dict(
             zip(groups, accumulate((page_bytes[g] for g in groups), initial=0), strict=False)
         )
@@ -45,3 +46,25 @@ class Section:
         """Copy a group's part of the rows to its pages."""
         if len(pages):
             self._planes.write_pages(group, pages.astype(np.int64), rows, self.starts[group])
+
+    def part_out(self, pages: Mapping[int, int], start: int, data: Bytes) -> None:
+        """Fill `data` with what stands from byte `start` on in the row of one page of each group
+        in `pages`; what others would have there stays."""
+        for group, page, at, own in self._parts(pages, start, data):
+            self._planes.read_part(group, page, at, own)
+
+    def part_in(self, pages: Mapping[int, int], start: int, data: Bytes) -> None:
+        """Put back what `part_out` gave."""
+        for group, page, at, own in self._parts(pages, start, data):
+            self._planes.write_part(group, page, at, own)
+
+    def _parts(
+        self, pages: Mapping[int, int], start: int, data: Bytes
+    ) -> Iterator[tuple[int, int, int, Bytes]]:
+        """Group, page, the first byte of the page, and the part of `data` that is of it."""
+        for group, page in pages.items():
+            begin = self.starts[group]
+            first = max(start, begin)
+            last = min(start + len(data), begin + self._page_bytes[group])
+            if first < last:
+                yield group, page, first - begin, data[first - start : last - start]

@@ -14,8 +14,9 @@ from itertools import groupby, takewhile
 import numpy as np
 
 from ockham.cache.native_tree import Tree
+from ockham.cache.store.cuts import Cuts
 from ockham.cache.store.disk import DiskStore
-from ockham.cache.store.fetch import Item, Nothing, PageFetch
+from ockham.cache.store.fetch import Item, Nothing, PageFetch, Placing
 from ockham.cache.store.memory import MemoryTier
 from ockham.cache.store.names import Identity, Namer, PageName, part_of
 from ockham.cache.store.reader import Reader
@@ -29,7 +30,9 @@ from ockham.kernels.base import Planes
 PATIENCE_S = 5.0
 """A disk that gives nothing for so long is not waited for."""
 BESIDE_STEPS_BYTES = 16 << 20
-"""Copied into the pool between two steps while others run, and out of it for one sequence."""
+"""Copied into the pool between two steps while others run, and of pages out of it for one sequence:
+so much, or less than a page more. What of checkpoints is copied out, in parts, counts with what
+comes in."""
 BACKED_BYTES = 256 << 20
 """Of the pool, what is backed with memory before anything is read."""
 NEW_PAGES = 64
@@ -70,6 +73,11 @@ class Tiers:
         self._groups = range(len(identity.page_bytes))
         self._together = Section(planes, identity.together, identity.page_bytes)
         self._apart = Section(planes, identity.apart, identity.page_bytes)
+        self.cuts = None
+        if disk is not None and self.writer is not None and identity.apart:
+            self.cuts = Cuts(
+                pool, self._apart, self.writer, identity.payload_bytes, disk.slot_bytes
+            )
         self._names: list[dict[int, PageName | None]] = [{} for _ in self._groups]
         """Of each group, the pages that the tree holds, with their names once they are full."""
         self._fetches: list[PageFetch] = []
@@ -97,8 +105,9 @@ class Tiers:
             self._remember(names, tables, taken)
         if names and self.disk is not None and self.writer is not None:
             room = self.writer.room
-            if self.identity.apart:
-                room -= self._write_checkpoint(self.disk, self.writer, room, names, tables)
+            if self.cuts is not None:
+                room -= self.cuts.parts
+                room -= self._write_checkpoint(self.cuts, self.writer, room, names, tables)
             self._write_through(self.disk, self.writer, room, names, tables)
 
     def _write_through(
@@ -136,14 +145,14 @@ class Tiers:
 
     def _write_checkpoint(
         self,
-        disk: DiskStore,
+        cuts: Cuts,
         writer: Writer,
         room: int,
         names: list[PageName],
         tables: Sequence[Ints],
     ) -> int:
-        """Write what goes on from the end of the last full page, if it is there; how many pages'
-        room that took."""
+        """Send what goes on from the end of the last full page on its way to the disk, if it is
+        there; how many pages' room that takes."""
         length = len(names)
         took = 0
         present: list[int] = self._apart.present(tables, length).tolist()
@@ -155,26 +164,15 @@ class Tiers:
             if not needed & ~self._source_on_disk(parts):
                 writer.touch([part.key for part in parts])
                 continue
-            if any(writer.has(part.key) for part in parts):
+            if cuts.has(parts[0].key) or any(writer.has(part.key) for part in parts):
                 continue
             if len(parts) > room - took:
                 writer.skipped += len(parts)
                 continue
-            keys = [part.key for part in parts]
-            writer.offer(parts, [present[i]] * len(parts), self._cut(tables, i), keys)
+            pages = {g: int(tables[g][i]) for g in self._apart.groups if present[i] >> g & 1}
+            cuts.begin(parts, present[i], pages)
             took += len(parts)
         return took
-
-    def _cut(self, tables: Sequence[Ints], number: int) -> list[Bytes]:
-        """The checkpoint at a page's end, in rows of the disk."""
-        assert self.disk is not None, "nothing is cut for memory"
-        payload = self.identity.payload_bytes
-        row = np.zeros(-(-self._apart.row_bytes // payload) * payload, np.uint8)
-        for group in self._apart.groups:
-            self._apart.copy_out(group, tables[group][number : number + 1], row[None])
-        rows = np.zeros((len(row) // payload, self.disk.slot_bytes), np.uint8)
-        rows[:, :payload] = row.reshape(-1, payload)
-        return list(rows)
 
     def _first(self, group: int, pages: int) -> int:
         """The first page that the row after so many full pages sees in a group."""
@@ -198,7 +196,10 @@ class Tiers:
                     of[page] = name
 
     def letting_go(self, pages: Sequence[Ints]) -> None:
-        """The tree is about to give up these pages of each group: they go to memory."""
+        """The tree is about to give up these pages of each group: they go to memory. A checkpoint
+        that is on its way to the disk is copied at once, so that its pages are free."""
+        if self.cuts is not None:
+            self.cuts.free(pages)
         if self.memory is None:
             return
         for section in (self._together, self._apart):
@@ -337,8 +338,15 @@ class Tiers:
         return False
 
     def advance(self, tree: Tree, beside_steps: bool) -> None:
-        """Take in what has arrived. `beside_steps`: others run, and should not be held up."""
+        """Take in what has arrived, and copy out what is on its way to the disk. `beside_steps`:
+        others run, and should not be held up."""
         left = BESIDE_STEPS_BYTES if beside_steps else None
+        if self.cuts is not None:
+            took = self.cuts.go_on(left)
+            if left is not None:
+                left -= took
+                if left <= 0:
+                    return
         for fetch in list(self._fetches):
             took = self._take_in(fetch, left)
             if took:
@@ -356,43 +364,68 @@ class Tiers:
         """Bring what is ready into the pool until that is `most` bytes or more; how many it was."""
         took = 0
         while not fetch.stopped and (most is None or took < most):
-            found = self._next(fetch)
-            if found is None:
+            if fetch.taken == len(fetch.items):
+                fetch.stopped = True
                 break
-            took += self._put(fetch, *found)
+            item = fetch.items[fetch.taken]
+            if isinstance(item.source, int) and not self._arrived(fetch):
+                break
+            if item.section is self._apart:
+                left = self.identity.checkpoint_bytes if most is None else most - took
+                took += self._put_part(fetch, item, left)
+            elif isinstance(item.source, int):
+                alike = self._arrived_alike(fetch, item)
+                took += self._put(fetch, alike, *fetch.take_rows(len(alike)))
+            else:
+                groups, row = item.source
+                took += self._put(fetch, [item], [groups], row[None])
         return took
 
-    def _next(self, fetch: PageFetch) -> tuple[list[Item], list[int], Bytes] | None:
-        """The next items of a fetch, if they are there: the groups of each, and a row for each."""
-        if fetch.taken == len(fetch.items):
-            fetch.stopped = True
-            return None
-        item = fetch.items[fetch.taken]
-        if not isinstance(item.source, int):
-            return [item], [item.source[0]], item.source[1][None]
+    def _arrived_alike(self, fetch: PageFetch, item: Item) -> list[Item]:
+        """The next pages that came together, of which `item` is the first."""
+        following = fetch.items[fetch.taken : fetch.taken + len(fetch.rows[0][1])]
+        return list(takewhile(lambda each: _like(each, item), following))
+
+    def _arrived(self, fetch: PageFetch) -> bool:
+        """Whether something of the next item came from the disk."""
         assert fetch.read is not None, "a page on disk is being read"
         assert self.reader is not None, "a page on disk has a reader"
-        while sum(len(rows) for _, rows in fetch.rows) < len(item.names):
+        if not fetch.rows:
             ended = fetch.read.ended  # asked first: what is ready then is all there will be
             found = self.reader.take(fetch.read)
             if found is None:
                 fetch.stopped = ended
-                return None
+                return False
             fetch.rows.append(found)
-        if len(item.names) > 1:
-            return [item], *self._joined(fetch, len(item.names))
-        following = fetch.items[fetch.taken : fetch.taken + len(fetch.rows[0][1])]
-        alike = list(takewhile(lambda each: _like(each, item), following))
-        return alike, *fetch.take_rows(len(alike))
+        return True
 
-    def _joined(self, fetch: PageFetch, parts: int) -> tuple[list[int], Bytes]:
-        """A checkpoint whose parts are there: its groups, and its row."""
-        rows, groups, payload = [], [0], self.identity.payload_bytes
-        while parts:
-            groups, some = fetch.take_rows(parts)
-            rows.append(some[:, :payload].reshape(-1))
-            parts -= len(some)
-        return groups[:1], np.concatenate(rows)[None]
+    def _put_part(self, fetch: PageFetch, item: Item, most: int) -> int:
+        """Write the next bytes of a checkpoint into the pool, `most` or somewhat more; how many,
+        until the fetch ends here."""
+        source = item.source
+        present = source if isinstance(source, int) else source[0]
+        placing = fetch.placing
+        if placing is None:
+            groups = self._wanted(fetch, item, present)
+            pages = self._pool.take([int(group in groups) for group in self._groups])
+            if pages is None:
+                fetch.stopped = True
+                return 0
+            placing = fetch.placing = Placing({group: int(pages[group][0]) for group in groups})
+        payload, start = self.identity.payload_bytes, placing.done_bytes
+        if isinstance(source, int):
+            held, rows = fetch.take_rows(max(1, most // payload))
+            if any(present & ~groups for groups in held):  # it was written anew, with less
+                fetch.stopped = True
+                return 0
+            data = rows[:, :payload].reshape(-1)[: self._apart.row_bytes - start]
+        else:
+            data = source[1][start : start + most]
+        self._apart.part_in(placing.pages, start, data)
+        placing.done_bytes += len(data)
+        if placing.done_bytes == self._apart.row_bytes:
+            fetch.placed()
+        return len(data)
 
     def _put(self, fetch: PageFetch, items: list[Item], present: list[int], rows: Bytes) -> int:
         """Write items into the pool; how many bytes, until the fetch ends here."""
@@ -470,8 +503,10 @@ class Tiers:
             self.reader.wait(reads, timeout_s)
 
     def held(self) -> list[Ints]:
-        """Of each group, the pages of the pool that fetches hold."""
+        """Of each group, the pages of the pool that fetches hold, and checkpoints on their way
+        out."""
         held = [fetch.held() for fetch in self._fetches]
+        held += [] if self.cuts is None else self.cuts.held()
         return [
             np.concatenate([np.empty(0, np.int32), *(each[group] for each in held)])
             for group in self._groups
@@ -481,6 +516,8 @@ class Tiers:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until what is on its way to the disk is there; False if that took too long."""
+        if self.cuts is not None:
+            self.cuts.go_on(None)
         return self.writer is None or self.writer.flush(timeout_s)
 
     def stored(self, tokens: Ints, salt: str) -> int:
@@ -558,6 +595,8 @@ class Tiers:
     def close(self) -> None:
         """Write what is on its way and let go of the directory."""
         if self.disk is not None and self.writer is not None and self.reader is not None:
+            if self.cuts is not None:
+                self.cuts.go_on(None)
             self.reader.close(CLOSE_S)
             self.writer.close(CLOSE_S)
             self.disk.close()

@@ -124,6 +124,17 @@ class ReferencePlanes:
             place = self._planes[group][:, :, page]
             place[...] = row[at : at + nbytes].view(place.dtype).reshape(place.shape)
 
+    def read_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        whole = np.empty((1, self.stored_page_bytes(group)), np.uint8)
+        self.read_pages(group, np.array([page]), whole, 0)
+        data[:] = whole[0, start : start + len(data)]
+
+    def write_part(self, group: int, page: int, start: int, data: npt.NDArray[np.uint8]) -> None:
+        pages, whole = np.array([page]), np.empty((1, self.stored_page_bytes(group)), np.uint8)
+        self.read_pages(group, pages, whole, 0)
+        whole[0, start : start + len(data)] = data
+        self.write_pages(group, pages, whole, 0)
+
     def alike(self, group: int, slots: Longs) -> Ints:
         layers, spec = range(len(self._planes[group])), self.groups[group].spec
         orders: Ints = np.empty((len(layers), spec.uniform.heads, len(slots)), np.int32)
