@@ -74,9 +74,10 @@ class Costs:
         )
         return self._figures(played)
 
-    def measure(self, point: Point) -> Figures:
+    def measure(self, point: Point, between: Callable[[], None] = lambda: None) -> Figures:
         """The figures of a configuration whose engine is started anew and really answers the
-        workload. Raises as making the engine does."""
+        workload. `between` is called between steps, and may end the run by what it raises. Raises
+        as making the engine does."""
         engine = Engine(point.config(self.base))
         try:
             played = play(
@@ -85,6 +86,7 @@ class Costs:
                 RealClock(time.perf_counter),
                 rate=self._rate,
                 seed=self._seed,
+                between=between,
             )
         finally:
             engine.close()

@@ -252,7 +252,9 @@ class Planner:
             select=select,
             verify=verify,
             items=ITEMS,
-            measure=costs.measure if wanted.rounds else None,
+            measure=(lambda point: costs.measure(point, self._check_time))
+            if wanted.rounds
+            else None,
             predict_until=self._until(PREDICT_SHARE, time.monotonic()),
             pause=self._pause,
             tell=self.tell,
@@ -284,7 +286,7 @@ class Planner:
             for point in points[:: -1 if number % 2 else 1]:
                 try:
                     self._pause()
-                    runs[point].append(costs.measure(point))
+                    runs[point].append(costs.measure(point, self._check_time))
                 except OutOfTime:
                     break
             else:
@@ -403,6 +405,9 @@ class Planner:
     def _pause(self) -> None:
         """Wait for others; end if the time is up."""
         self.wait()
+        self._check_time()
+
+    def _check_time(self) -> None:
         if self._ends is not None and time.monotonic() > self._ends:
             raise OutOfTime
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -148,15 +148,17 @@ def play(
     pauses: bool = True,
     watts: float | None = None,
     answers: dict[str, list[int]] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Played:
     """Let an engine answer requests, each given with the tokens of its prompt, as they come.
 
     Each is answered with all the tokens that it asks for. `rate` and `seed` are those of
     `arrival_times`; without `pauses` a session goes on at once when it has an answer. `answers` is
-    given the tokens of each request's first answer. Raises ConfigError for a request that the
+    given the tokens of each request's first answer. `between` is called between steps, and may end
+    the run by what it raises. Raises ConfigError for a request that the
     engine can never answer.
     """
-    return _Player(engine, requests, clock, answers, pauses).play(rate, seed, watts)
+    return _Player(engine, requests, clock, answers, pauses, between).play(rate, seed, watts)
 
 
 class _Player:
@@ -169,9 +171,10 @@ class _Player:
         clock: WaitingClock,
         answers: dict[str, list[int]] | None,
         pauses: bool,
+        between: Callable[[], None],
     ) -> None:
         self._engine, self._clock, self._answers = engine, clock, answers
-        self._pauses = pauses
+        self._pauses, self._between = pauses, between
         self._requests = [request for request, _ in requests]
         self._prompts = [list(prompt) for _, prompt in requests]
         self._timed: dict[str, Timed] = {}
@@ -191,6 +194,7 @@ class _Player:
             if request.after is None:
                 heapq.heappush(self._coming, (began + time_s, number))
         while self._coming or engine.has_work:
+            self._between()
             while self._coming and self._coming[0][0] <= clock():
                 self._add(*heapq.heappop(self._coming), began)
             if engine.has_work:

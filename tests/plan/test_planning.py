@@ -25,6 +25,7 @@ from ockham.plan.log import Log
 from ockham.plan.planning import Planner, Wanted
 from ockham.plan.report import explained, page, settings_yaml, told
 from ockham.plan.result import Figures, Plan, frontier
+from ockham.plan.search import OutOfTime
 from ockham.plan.simulation import Prompted
 from ockham.plan.space import Point, space_of
 from tests.helpers.tiny import tiny_llama
@@ -140,6 +141,22 @@ def test_a_second_plan_with_the_log_judges_nothing_anew(
     again = planned(base, "kl<=0.05", log=log)
     assert again.judged == 0
     assert again.chosen.changes == plan.chosen.changes
+
+
+def test_a_timed_run_ends_when_the_time_is_up(base: EngineConfig) -> None:
+    """In the middle of its steps: one answer of a large model may take minutes."""
+    steps = 0
+
+    def third() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise OutOfTime
+
+    costs = Costs(base, requests(8), {}, sources=KnownRates)
+    with pytest.raises(OutOfTime):
+        costs.measure(Point(), third)
+    assert steps == 3
 
 
 @pytest.mark.parametrize("measured", [0.97, 1.03])
