@@ -48,6 +48,14 @@ void RecurrentSizes::check(Program& program) const {
     check_vector(bias, channels(), at("the convolution's bias", layer));
 }
 
+Recurrence::Row Recurrence::row_of(const Run& run, const RecurrentSizes& op, int64_t i) {
+    const GroupRowsView& rows = run.step.groups[static_cast<size_t>(op.cells)];
+    const int64_t row = run.active.at(i);
+    if (rows.seen(row) < 1) refuse(op.layer, "has a row that sees not even its own cell.");
+    const int32_t* extra = rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row];
+    return {nullptr, rows.seen(row) - 1, rows.context[row], extra};
+}
+
 std::vector<Recurrence::Sequence> Recurrence::sequences_of(const Run& run, const RecurrentSizes& op) {
     const StepView& step = run.step;
     const GroupRowsView& cells = step.groups[static_cast<size_t>(op.cells)];
@@ -55,21 +63,20 @@ std::vector<Recurrence::Sequence> Recurrence::sequences_of(const Run& run, const
     std::vector<Sequence> found;
     int32_t latest = -1;
     for (int64_t i = 0; i < run.active.count; ++i) {
-        const int64_t row = run.active.at(i);
-        if (cells.extras(row) > 0) refuse(op.layer, "has no drafts that branch.");
-        const int64_t cell = cells.context[row] - 1;
-        if (cell < 0) refuse(op.layer, "has a row that sees not even its own cell.");
-        const int32_t sequence = step.sequence[row];
+        const Row at = row_of(run, op, i);
+        const int64_t cell = at.cell(at.place);
+        const int32_t sequence = step.sequence[run.active.at(i)];
         if (sequence != latest) {
             const int32_t* c = cells.table.starts + sequence;
             const int32_t* s = states.table.starts + sequence;
-            found.push_back({i, 0, cell, cells.table.pages + c[0], states.table.pages + s[0],
+            found.push_back({i, 0, 0, cell, cells.table.pages + c[0], states.table.pages + s[0],
                              c[1] - c[0], s[1] - s[0]});
             latest = sequence;
         }
         Sequence& own = found.back();
         if (cell != own.cell + own.count) refuse(op.layer, "has rows that leave tokens out.");
         ++own.count;
+        if (cell == at.place) own.ordered = own.count;
     }
     return found;
 }
@@ -89,10 +96,14 @@ Recurrence::Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide)
     mixed_ = own.gate_up.take<float>(rows * (sizes.channels() + 2 * sizes.value_heads));
     given_ = own.a.take<float>(rows * sizes.values());
     scores_ = own.h.take<float>(rows * sizes.key_heads * 2 * chunk_);
-    of_.resize(static_cast<size_t>(rows));
+    rows_.reserve(static_cast<size_t>(rows));
     for (const Sequence& each : sequences_) {
         check(each);
-        for (int64_t n = 0; n < each.count; ++n) of_[static_cast<size_t>(each.first + n)] = &each;
+        for (int64_t n = 0; n < each.count; ++n) {
+            rows_.push_back(row_of(run, sizes, each.first + n));
+            rows_.back().own = &each;
+            check_branch(rows_.back());
+        }
     }
 }
 
@@ -100,6 +111,23 @@ void Recurrence::check(const Sequence& own) const {
     const int64_t start = own.cell / chunk_;
     if (own.cell % chunk_ != 0) page(own.cell_pages, own.cell_page_count, start, cells_.pages);
     if (start > 0) page(own.state_pages, own.state_page_count, start - 1, states_.pages);
+}
+
+// What a row goes on from stands in the step's first chunk, or is the latest state that the rows in
+// order leave.
+void Recurrence::check_branch(const Row& at) const {
+    const Sequence& own = *at.own;
+    const int64_t cell = at.cell(at.place), start = at.place / chunk_ * chunk_;
+    if (at.context < own.cell)
+        refuse(sizes_.layer, "has a row that goes on from before the step's first.");
+    for (int64_t before = at.context; before < at.place; ++before)
+        if (at.cell(before) < own.cell || at.cell(before) >= cell)
+            refuse(sizes_.layer, "has a row that sees a token which the step computes after it.");
+    if (cell == at.place) return;
+    if ((at.place + 1) % chunk_ == 0) refuse(sizes_.layer, "has a branch that ends a chunk.");
+    if (start > own.cell &&
+        (at.cell(start - 1) != start - 1 || (own.cell + own.ordered) / chunk_ * chunk_ != start))
+        refuse(sizes_.layer, "has a branch in another chunk than the rows in order.");
 }
 
 int64_t Recurrence::page(const int32_t* pages, int64_t count, int64_t entry, int64_t there) const {
@@ -139,12 +167,12 @@ void Recurrence::enter() {
 
 // Queries, keys and values of a row, from what entered up to it.
 void Recurrence::convolve(int64_t i) {
-    const Sequence& own = *of_[static_cast<size_t>(i)];
-    const int64_t channels = sizes_.channels(), cell = own.cell + i - own.first;
+    const Row& at = rows_[static_cast<size_t>(i)];
+    const int64_t channels = sizes_.channels(), oldest = at.place - (sizes_.length - 1);
     float* y = queries(i);
     bool begun = false;
     for (int64_t n = 0; n < sizes_.length; ++n) {
-        const float* x = entered(own, cell - (sizes_.length - 1) + n);
+        const float* x = entered(*at.own, at.cell(oldest + n));
         const float* w = sizes_.weight.data() + n * channels;
         if (x == nullptr) continue;
         if (begun)
@@ -164,25 +192,29 @@ void Recurrence::keep_keys(int64_t i) {
 
 // What queries and keys of a row give with the keys of its chunk up to it.
 void Recurrence::score(int64_t i, bool corrects) {
-    const Sequence& own = *of_[static_cast<size_t>(i)];
-    const int64_t dk = sizes_.key_dim, cell = own.cell + i - own.first, start = cell / chunk_ * chunk_;
-    const int64_t before = std::max<int64_t>(own.cell - start, 0), up_to = cell + 1 - start;
-    const int64_t first = own.first + start + before - own.cell;  // row of the chunk's first in the step
+    const Row& at = rows_[static_cast<size_t>(i)];
+    const Sequence& own = *at.own;
+    const int64_t dk = sizes_.key_dim, start = at.place / chunk_ * chunk_, count = at.place + 1 - start;
+    // Cells that follow each other: those before the step's, those of the step, or of a branch each.
+    const int64_t before = std::max<int64_t>(own.cell - start, 0);
+    const int64_t run = i - own.first < own.ordered ? count - before : 1;
     for (int64_t head = 0; head < sizes_.key_heads; ++head) {
-        const int64_t at = sizes_.channels() + head * dk;
+        const int64_t key_at = sizes_.channels() + head * dk;
         for (int kind = 0; kind < (corrects ? 2 : 1); ++kind) {
             const float* x = queries(i) + kind * sizes_.keys() + head * dk;
             float* to = scores(i, head, kind);
             if (before > 0)
-                run_.kernels.dots(x, held(own, start) + at, cells_.row_floats, before, dk, to);
-            run_.kernels.dots(x, made(first) + at, sizes_.cell_floats(), up_to - before, dk,
-                              to + before);
+                run_.kernels.dots(x, held(own, start) + key_at, cells_.row_floats, before, dk, to);
+            for (int64_t j = before; j < count; j += run)
+                run_.kernels.dots(x, row(own, at.cell(start + j)) + key_at, sizes_.cell_floats(), run,
+                                  dk, to + j);
         }
     }
 }
 
-// A value head of a sequence, chunk after chunk. What a row gives, and what it leaves, depends on the
-// state at its chunk's start and on the chunk's tokens up to it, in one order: that of a row alone.
+// A value head of a sequence, chunk after chunk, and then its branches, row after row. What a row
+// gives, and what it leaves, depends on the state at its chunk's start and on the chunk's tokens up to
+// it, in one order: that of a row alone.
 void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buffer& memory) {
     const int64_t dk = sizes_.key_dim, dv = sizes_.value_dim, floats = sizes_.head_floats();
     const int64_t key_head = sizes_.key_head(head), values_of = sizes_.channels() + sizes_.keys();
@@ -196,51 +228,60 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
     float *turned = us + chunk_ * dv, *totals = turned + chunk_ * dk, *factors = totals + chunk_;
     float* weights = factors + chunk_ + 1;
 
-    const int64_t begun = own.cell / chunk_;
-    const float* s = begun == 0 ? nullptr : state(own, begun - 1) + head * floats;
-    for (int64_t n = 0; n < own.count;) {
-        const int64_t first = own.first + n, place = (own.cell + n) % chunk_;
-        const int64_t start = own.cell + n - place, rows = std::min(chunk_ - place, own.count - n);
-        for (int64_t j = 0; j < place; ++j) {
-            const float* cell = row(own, start + j);
+    // Of the tokens of a row's chunk that stand before `count` rows from the i-th on, what they add and
+    // their sums; and what the state `s` gives for each row's query and key.
+    const auto begin = [&](const float* s, int64_t i, int64_t count) {
+        const Row& at = rows_[static_cast<size_t>(i)];
+        const int64_t start = at.place / chunk_ * chunk_;
+        for (int64_t j = 0; j < at.place - start; ++j) {
+            const float* cell = row(own, at.cell(start + j));
             std::copy_n(cell + update_at, dv, us + j * dv);
             totals[j] = cell[sum_at];
         }
-        if (s != nullptr) {
-            for (int64_t r = 0; r < rows; ++r) {
-                scales[r] = queries(first + r) + key_head * dk;
-                scales[rows + r] = scales[r] + sizes_.keys();
-            }
-            kernels.sum_rows({s, dv, dk, scales, corrects ? 2 * rows : rows, dv, nullptr, 0.0f, reads});
+        if (s == nullptr) return;
+        for (int64_t r = 0; r < count; ++r) {
+            scales[r] = queries(i + r) + key_head * dk;
+            scales[count + r] = scales[r] + sizes_.keys();
         }
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t i = first + r, count = place + r + 1;
-            const float beta = rates(i)[head], decay = rates(i)[sizes_.value_heads + head];
-            const float total = (count == 1 ? 0.0f : totals[count - 2]) + decay;
-            totals[count - 1] = sums(i)[head] = total;
-            // e^(G_t), then e^(G_t - G_j) of each token of the chunk up to this one.
-            factors[0] = total;
-            for (int64_t j = 0; j < count; ++j) factors[1 + j] = total - totals[j];
-            kernels.exponential(factors, count + 1, factors);
-            // What the state gives for the row's query or key, and then the chunk's tokens.
-            const auto give = [&](int kind, int64_t tokens, float* to) {
-                const float* scored = scores(i, key_head, kind);
-                for (int64_t j = 0; j < tokens; ++j) weights[j] = factors[1 + j] * scored[j];
-                const float* from = s == nullptr ? nullptr : reads + (kind * rows + r) * dv;
-                scales[0] = weights;
-                kernels.sum_rows({us, dv, tokens, scales, 1, dv, from, factors[0], to});
-            };
-            const float* v = values(i) + head * dv;
-            float *u = us + (count - 1) * dv, *kept = updates(i) + head * dv;
-            if (corrects) {
-                give(1, count - 1, u);
-                for (int64_t d = 0; d < dv; ++d) u[d] = beta * (v[d] - u[d]);
-            } else {
-                for (int64_t d = 0; d < dv; ++d) u[d] = beta * v[d];
-            }
-            std::copy_n(u, dv, kept);
-            give(0, count, given(i) + head * dv);
+        kernels.sum_rows({s, dv, dk, scales, corrects ? 2 * count : count, dv, nullptr, 0.0f, reads});
+    };
+    // The i-th row, the r-th of `rows` that were begun with, whose chunk has `count` tokens with it.
+    const auto go_on = [&](const float* s, int64_t i, int64_t count, int64_t r, int64_t rows) {
+        const float beta = rates(i)[head], decay = rates(i)[sizes_.value_heads + head];
+        const float total = (count == 1 ? 0.0f : totals[count - 2]) + decay;
+        totals[count - 1] = sums(i)[head] = total;
+        // e^(G_t), then e^(G_t - G_j) of each token of the chunk up to this one.
+        factors[0] = total;
+        for (int64_t j = 0; j < count; ++j) factors[1 + j] = total - totals[j];
+        kernels.exponential(factors, count + 1, factors);
+        // What the state gives for the row's query or key, and then the chunk's tokens.
+        const auto give = [&](int kind, int64_t tokens, float* to) {
+            const float* scored = scores(i, key_head, kind);
+            for (int64_t j = 0; j < tokens; ++j) weights[j] = factors[1 + j] * scored[j];
+            const float* from = s == nullptr ? nullptr : reads + (kind * rows + r) * dv;
+            scales[0] = weights;
+            kernels.sum_rows({us, dv, tokens, scales, 1, dv, from, factors[0], to});
+        };
+        const float* v = values(i) + head * dv;
+        float *u = us + (count - 1) * dv, *kept = updates(i) + head * dv;
+        if (corrects) {
+            give(1, count - 1, u);
+            for (int64_t d = 0; d < dv; ++d) u[d] = beta * (v[d] - u[d]);
+        } else {
+            for (int64_t d = 0; d < dv; ++d) u[d] = beta * v[d];
         }
+        std::copy_n(u, dv, kept);
+        give(0, count, given(i) + head * dv);
+    };
+
+    const int64_t begun = own.cell / chunk_;
+    const float* before = begun == 0 ? nullptr : state(own, begun - 1) + head * floats;
+    const float* s = before;
+    for (int64_t n = 0; n < own.ordered;) {
+        const int64_t first = own.first + n, place = (own.cell + n) % chunk_;
+        const int64_t start = own.cell + n - place, rows = std::min(chunk_ - place, own.ordered - n);
+        begin(s, first, rows);
+        for (int64_t r = 0; r < rows; ++r) go_on(s, first + r, place + r + 1, r, rows);
         n += rows;
         if (place + rows < chunk_) continue;
         // The chunk ends: its state is left for the next one.
@@ -254,12 +295,19 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
         kernels.sum_rows({us, dv, chunk_, scales, dk, dv, s, factors[0], to});
         s = to;
     }
+    for (int64_t i = own.first + own.ordered; i < own.first + own.count; ++i) {
+        const int64_t place = rows_[static_cast<size_t>(i)].place;
+        const float* own_state = place / chunk_ == begun ? before : s;
+        begin(own_state, i, 1);
+        go_on(own_state, i, place % chunk_ + 1, 0, 1);
+    }
 }
 
 // What entered the convolution before the end of each chunk that the step ends and keeps.
 void Recurrence::keep_entered(const Sequence& own) {
     const int64_t before = sizes_.length - 1, channels = sizes_.channels();
-    for (int64_t end = (own.cell / chunk_ + 1) * chunk_; end <= own.cell + own.count; end += chunk_) {
+    const int64_t stop = own.cell + own.ordered;
+    for (int64_t end = (own.cell / chunk_ + 1) * chunk_; end <= stop; end += chunk_) {
         float* kept = state(own, end / chunk_ - 1);
         if (kept == nullptr) continue;
         float* to = kept + sizes_.value_heads * sizes_.head_floats();

@@ -45,7 +45,8 @@ struct RecurrentSizes {
 // log(1 + e^x).
 float softplus(float x);
 
-// The recurrence of one step. Each row is `wide` floats that begin with the channels.
+// The recurrence of one step. Each row is `wide` floats that begin with the channels. Rows may branch,
+// but for what leaves a state behind: the token that ends a chunk, and those after it, stand in order.
 class Recurrence {
    public:
     Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide);
@@ -76,17 +77,28 @@ class Recurrence {
     }
 
    private:
-    // The rows of one sequence in a step, which are those of consecutive tokens.
+    // The rows of one sequence in a step, whose cells follow each other.
     struct Sequence {
         int64_t first, count;  // among the active rows
+        int64_t ordered;       // the first ones, whose tokens follow each other too; the rest branches
         int64_t cell;          // of the first
         const int32_t* cell_pages;
         const int32_t* state_pages;
         int64_t cell_page_count, state_page_count;
     };
+    // A row whose token stands in `place` of its text. The tokens before it have their cells.
+    struct Row {
+        const Sequence* own;
+        int64_t place;
+        int64_t context;       // tokens before this place stand in cells of the same number
+        const int32_t* extra;  // and the cells of those from there on
+        int64_t cell(int64_t token) const { return token < context ? token : extra[token - context]; }
+    };
 
     static std::vector<Sequence> sequences_of(const Run& run, const RecurrentSizes& sizes);
+    static Row row_of(const Run& run, const RecurrentSizes& sizes, int64_t i);
     void check(const Sequence& own) const;
+    void check_branch(const Row& at) const;
     int64_t page(const int32_t* pages, int64_t count, int64_t entry, int64_t there) const;
     float* made(int64_t i) const { return made_ + i * sizes_.cell_floats(); }
     float* keys(int64_t i) const { return made(i) + sizes_.channels(); }
@@ -116,7 +128,7 @@ class Recurrence {
     const int64_t chunk_, wide_;
     const LayerPlane cells_, states_;
     const std::vector<Sequence> sequences_;
-    std::vector<const Sequence*> of_;  // of each row
+    std::vector<Row> rows_;
     float *projected_, *made_, *mixed_, *given_, *scores_;
 };
 

@@ -160,9 +160,9 @@ class Assembly:
         self.techniques.layers = layer_attention(self.model.program)
         self.techniques.sees_whole_past = described.dual_chunk
         self.techniques.passes = described.passes
-        self.branching = not any(layout.spec.ends for layout in self.model.layouts)
-        """Whether rows of a draft may have several that follow them."""
-        if described.dual_chunk or described.passes > 1 or not self.branching:
+        self.recurs = any(layout.spec.ends for layout in self.model.layouts)
+        """Whether layers keep a state that every token changes."""
+        if described.dual_chunk or described.passes > 1 or self.recurs:
             self._check_every_cell()
         self.patterns = Patterns(
             self.techniques, self.techniques.groups, Summaries(plan, self.model.layouts)
@@ -339,7 +339,8 @@ class Assembly:
             )
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
-        return Speculation(config, drafters, self.clock, chains=not self.branching)
+        page_tokens = self.state.page_tokens if self.recurs else None
+        return Speculation(config, drafters, self.clock, page_tokens=page_tokens)
 
     # -- for the engine ------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from ockham.core.arrays import Bytes
 from ockham.core.errors import ConfigError
 from ockham.core.units import readable
 from ockham.engine.engine import Engine
-from tests.helpers.serving import ask, drain, make_engine, tokens_of
+from tests.helpers.foretelling import foretelling
+from tests.helpers.serving import ask, drain, make_engine, serve, tokens_of
 from tests.helpers.tiny import tiny_granite_hybrid, tiny_lfm2, tiny_llama, tiny_qwen3_5
 
 MODELS: dict[str, Callable[[Path], Path]] = {
@@ -182,6 +184,30 @@ def test_a_checkpoint_on_disk_takes_the_room_of_what_it_holds(
     pages = (96 + len(answer) - 1) // 8
     assert len(disk) == pages + (1 + (pages > 12)) * identity.checkpoint_parts
     engine.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trees_of_drafts_change_no_token(
+    checkpoint: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches are accepted too, whose tokens then stand where a chain's would have."""
+    alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+    [(expected, _)] = serve(alone, [ask("a", prompt(37), max_tokens=90, logprobs=2)]).values()
+    engine = engine_of(checkpoint)
+    texts, pages = [[*prompt(37), *expected.tokens]], 8 if engine.recurs else None
+    how = {"seed": seed, "right": 0.7, "branches": 4}
+    engine.speculation = foretelling(97, texts, most=9, page_tokens=pages, **how)
+    moved, move = [0], engine.state.move
+
+    def counted(*of: Any) -> None:
+        moved[0] += 1
+        move(*of)
+
+    monkeypatch.setattr(engine.state, "move", counted)
+    [(found, _)] = serve(engine, [ask("a", prompt(37), max_tokens=90, logprobs=2)]).values()
+    assert found == expected
+    assert engine.speculation.counters.accepted > 20
+    assert moved[0] > 5
 
 
 def counting_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:

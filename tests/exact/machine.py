@@ -179,7 +179,7 @@ class ExactnessMachine(RuleBasedStateMachine):
             texts,
             most=most,
             seed=seed,
-            chains=not self.engine.branching,
+            page_tokens=self.engine.state.page_tokens if self.engine.recurs else None,
             right=right,
             branches=branches,
         )

@@ -153,7 +153,7 @@ def check_schedules(
     if alike and not any(group.window for group in alone.state.groups):
         maps = write_random_maps(directory / "maps", checkpoint, alone.model)
         reuse += f",kv_prediction:maps={maps},last_tokens=5"
-    if not alone.branching:
+    if alone.recurs:
         reuse = "prefix"
     if alone.gates.model.passes > 1:
         reuse = "none"
@@ -182,7 +182,7 @@ def check_schedules(
     write_random_alphas(heads / "duo-random", "duo", sizes_of_heads)
 
     second_models: dict[str, dict[str, object]] = {"draft_model": {"model": str(small)}}
-    if alone.branching:
+    if not alone.recurs:
         second_models = {
             "draft_model": {"model": str(checkpoint), "layer_parallel": 2},
             "rapid": {"draft_context": 64},

@@ -72,12 +72,11 @@ def foretelling(
     *,
     most: int = 8,
     seed: int = 0,
-    chains: bool = False,
+    page_tokens: int | None = None,
     **how: float,
 ) -> Speculation:
-    """A controller that always verifies what such a drafter proposes, or where models take no trees
-    `chains` of it."""
+    """A controller that always verifies what such a drafter proposes."""
     drafter = Foretelling(vocabulary, seed, **how)  # type: ignore[arg-type]
     drafter.texts.extend(texts)
     config = SpeculativeConfig(method="none", num_speculative_tokens=most, adaptive=False)
-    return Speculation(config, [drafter], chains=chains)
+    return Speculation(config, [drafter], page_tokens=page_tokens)

@@ -466,7 +466,7 @@ ENCODERS: dict[str, Shape] = {
 }
 """Shapes of models whose rows see their whole text."""
 
-CHAINS: dict[str, Shape] = {
+RECURRENT: dict[str, Shape] = {
     "delta rule": Shape(delta=(2, 4, 8, 12, 4)),
     "one head": Shape(
         delta=(1, 1, 20, 7, 2), windows=(5, None), page_tokens=5, pages=256, residual_scale=0.4
@@ -481,4 +481,4 @@ CHAINS: dict[str, Shape] = {
         space=(1, 2, 16, 8, 4), pre_norms=False, weights="bf16", state="bfloat16"
     ),
 }
-"""Shapes of models whose drafts may not branch."""
+"""Shapes of models with a state that every token changes."""

@@ -178,8 +178,6 @@ class OwnModel(Protocol):
     hidden_size: int
     layers: int
     vocabulary: int
-    branching: bool
-    """Whether a row of a draft may have several that follow it."""
     sublayers: tuple[Sublayer, ...]
     """Those of all layers, in order. Not every layer need have both."""
     neurons: tuple[int, ...]

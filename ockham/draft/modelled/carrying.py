@@ -14,7 +14,6 @@ from ockham.core.seams import (
     Foreseen,
     HeadModel,
     LoadHead,
-    OwnModel,
     OwnRows,
     Rows,
     Seen,
@@ -51,11 +50,6 @@ class CarryingDrafter(ModelDrafting):
     def attach_head(self, load: LoadHead) -> None:
         """See `Drafter`."""
         self._block = self.model = load(self.form, self._name, self._context)
-
-    def attach_model(self, model: OwnModel) -> None:
-        """See `Drafter`."""
-        if not model.branching:
-            self._branches = 1
 
     def open(self, salt: str) -> ModelStream:
         """See `Drafter`. Streams share nothing but the steps that they are computed in."""

@@ -39,7 +39,7 @@ class OwnModel:
         tokenizer: Callable[[], str | None],
     ) -> None:
         self.hidden_size, self.vocabulary = hidden_size, vocabulary
-        self.branching = not any(layout.spec.ends for layout in state.groups)
+        self._recurs = any(layout.spec.ends for layout in state.groups)
         self.layers = sum(name.endswith(".before") for name in program.breakpoints)
         self.wrote = False
         """Whether cells were reserved or written since this was last made false."""
@@ -109,7 +109,7 @@ class OwnModel:
         start, last = end - count, end + count * len(skips)
         if view.compacted_at or any(held.let_go for held in view.groups):
             return None
-        if not self.branching:
+        if self._recurs:  # what their states were before those tokens is not kept
             return None
         if last > self._longest or last - end > self._most_rows or not self.reserve(view, last):
             return None

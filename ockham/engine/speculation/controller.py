@@ -44,7 +44,10 @@ class _Asked(NamedTuple):
 
 
 class Speculation:
-    """The controller of an engine's drafters. What drafting and steps take is told by `clock`."""
+    """The controller of an engine's drafters. What drafting and steps take is told by `clock`.
+
+    Where layers leave a state at the end of each page, of `page_tokens` tokens, of a draft the
+    likeliest branch alone reaches that far."""
 
     def __init__(
         self,
@@ -52,10 +55,10 @@ class Speculation:
         drafters: list[Drafter],
         clock: Clock = time.monotonic,
         *,
-        chains: bool = False,
+        page_tokens: int | None = None,
     ) -> None:
         self._clock = clock
-        self._chains = chains
+        self._page_tokens = page_tokens
         self.config = config
         self.drafters = drafters
         self.names = [drafter.name for drafter in drafters]
@@ -317,8 +320,10 @@ class Speculation:
                     self._propose_apart(drafter, asked, hopes[drafter.number], worth)
                 else:
                     self._propose_together(drafter, asked, hopes[drafter.number], worth)
-        if self._chains:
-            trees = [tree.chain() for tree in trees]
+        if self._page_tokens is not None:
+            size = self._page_tokens
+            ends = [size - len(sequence.tokens) % size for sequence in running]
+            trees = [tree.joined(end) for tree, end in zip(trees, ends, strict=True)]
         return [tree.best(left) for tree, left in zip(trees, lefts, strict=True)]
 
     def _add_certain(self, asked: _Asked) -> None:

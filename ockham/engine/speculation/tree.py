@@ -100,22 +100,27 @@ class Tree:
         ranked = sorted(range(len(self.tokens)), key=lambda number: -self.chances[number])
         return self.pruned(ranked[:most])
 
-    def chain(self) -> Tree:
-        """The likeliest child of the root, its likeliest child, and so on."""
+    def joined(self, depth: int) -> Tree:
+        """The tree whose branches end before `depth`, but for the likeliest one, which leads."""
+        if max(self.depths, default=0) < depth:
+            return self
         path: list[int] = []
         above = ROOT
         while below := [number for number, own in enumerate(self.parents) if own == above]:
             above = max(below, key=self.chances.__getitem__)
             path.append(above)
-        return self.pruned(path)
+        beside = [number for number, own in enumerate(self.depths) if own < depth]
+        return self._of([*path, *(number for number in beside if number not in path)])
 
     def pruned(self, numbers: list[int]) -> Tree:
         """The tree of these tokens only, which hold the parents of each of them."""
-        if len(numbers) == len(self.tokens):
-            return self
+        return self if len(numbers) == len(self.tokens) else self._of(sorted(numbers))
+
+    def _of(self, numbers: list[int]) -> Tree:
+        """The tree of these tokens in this order, each after its parent."""
         tree = Tree(certain=sum(number < self.certain for number in numbers))
         place = {ROOT: ROOT}
-        for number in sorted(numbers):
+        for number in numbers:
             grown = tree._grow(self.tokens[number], place[self.parents[number]])
             tree.chances[grown] = self.chances[number]
             tree.sources[grown] = self.sources[number]

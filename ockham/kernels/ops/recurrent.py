@@ -19,7 +19,9 @@ state at a chunk's start, and G_t the sum of g from there on,
 and the chunk leaves e^(G_last) S + the sum over j of e^(G_last - G_j) k_j u_j.
 
 The group `cells` keeps of each token x, k, u and G; the group `states`, at each page's end, S of
-all heads and x of the `length` - 1 tokens before. Rows of a sequence are consecutive.
+all heads and x of the `length` - 1 tokens before. A draft's rows may branch: each is computed from
+its own ancestors. What ends a page must stand in order there, and so must what comes after it in
+the step.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from ockham.core.arrays import Floats
+from ockham.core.arrays import Floats, Ints
 from ockham.kernels.ops.gated_delta import GatedDelta
 from ockham.kernels.ops.state_space import StateSpace
 from ockham.kernels.reference.run import ReferenceRun
@@ -37,6 +38,16 @@ def recur(
     return given, values
 
 
+class _Token(NamedTuple):
+    """What is kept of a token: what entered the convolution, its keys, its updates, and the sum of
+    its chunk's decays, of each head."""
+
+    x: Floats
+    k: Floats
+    u: Floats
+    total: Floats
+
+
 class _Sequence:
     """The rows of one sequence in a step."""
 
@@ -52,16 +63,26 @@ class _Sequence:
         self.op, self.shape, self.size = op, op.shape, run.step.page_tokens
         self.prepare, self.corrects = prepare, corrects
         cells, states = run.step.groups[op.cells], run.step.groups[op.states]
-        if cells.extra_starts is not None:
-            assert not np.diff(cells.extra_starts)[rows].any(), "drafts do not branch"
-        self.start = int(cells.context[rows[0]]) - 1
-        assert (cells.context[rows] == self.start + 1 + np.arange(len(rows))).all()
+        self.rows, self.own = rows, cells
+        self.start = int(cells.cells[rows[0]])
+        assert (cells.cells[rows] == self.start + np.arange(len(rows))).all()
         self.kept = run.planes.rows(op.layer, op.cells)
         self.ends = run.planes.rows(op.layer, op.states)[:, 0]
         self.pages, self.end_pages = (
             group.tables.pages[group.tables.starts[owner] : group.tables.starts[owner + 1]]
             for group in (cells, states)
         )
+        self.made: list[_Token] = []
+        self.begun = self.start // self.size
+        self.entered = np.zeros((op.length - 1, op.shape.channels), np.float32)
+        """What entered the convolution before the step's first chunk."""
+        self.states = {self.begun: np.zeros((op.value_heads, op.key_dim, op.value_dim), np.float32)}
+        """By chunk, the state at its start."""
+        if self.begun:
+            end = self.ends[self.end_pages[self.begun - 1]]
+            state = self.states[self.begun]
+            self.states[self.begun] = end[: state.size].reshape(state.shape)
+            self.entered = end[state.size :].reshape(self.entered.shape)
 
     def compute(
         self,
@@ -73,62 +94,73 @@ class _Sequence:
         own: np.ndarray,
     ) -> None:
         """Fill the rows `own` of `given` and `values`."""
-        op, shape, size = self.op, self.shape, self.size
-        keys = shape.keys
-        chunk = self.start // size
-        state = np.zeros((op.value_heads, op.key_dim, op.value_dim), np.float32)
-        entered = np.zeros((op.length - 1, shape.channels), np.float32)
-        if chunk:
-            end = self.ends[self.end_pages[chunk - 1]]
-            state = end[: state.size].reshape(state.shape).copy()
-            entered = end[state.size :].reshape(entered.shape)
-        first = chunk * size
-        before = self.kept[self.pages[chunk], : self.start - first] if self.start > first else None
-        cuts = np.cumsum([shape.channels, keys, shape.values])
-        before = np.zeros((0, 1), np.float32) if before is None else before
-        parts = np.split(before, cuts, axis=1) if len(before) else [before[:, :0]] * 4
-        history = (
-            np.concatenate([entered, parts[0], x]) if len(before) else np.concatenate([entered, x])
-        )
-        k_list, u_list, sums = ([*part] for part in parts[1:])
+        op, keys = self.op, self.shape.keys
         weight = op.weight.reshape(op.length, -1)
         for n, row in enumerate(own.tolist()):
-            cell = self.start + n
-            place = cell - first + op.length - 1
-            mixed = (history[place - op.length + 1 : place + 1] * weight).sum(axis=0)
+            seen = self._seen(int(self.rows[n]))
+            place = len(seen) - 1
+            start = place // self.size * self.size
+            history = [self._entered(seen, at) for at in range(place - op.length + 1, place)]
+            mixed = (np.stack([*history, x[n]]) * weight).sum(axis=0)
             mixed = mixed if op.bias is None else mixed + op.bias
             mixed = mixed / (1 + np.exp(-mixed))
             q, k, v = np.split(mixed, [keys, 2 * keys])
             q, k = self.prepare(q.reshape(op.key_heads, -1), k.reshape(op.key_heads, -1))
             values[row] = v
-            total = decay[n] + (sums[-1] if len(sums) else 0)
-            wide_k, wide_q = self._wide(k), self._wide(q)
+            before = [self._token(seen[at]) for at in range(start, place)]
+            total = decay[n] + (before[-1].total if before else 0)
+            wide_k, wide_q, state = self._wide(k), self._wide(q), self.states[place // self.size]
             scale = np.exp(total)[:, None]
             read = scale * np.einsum("hd,hdv->hv", wide_k, state)
             out = scale * np.einsum("hd,hdv->hv", wide_q, state)
-            for kj, uj, sum_j in zip(k_list, u_list, sums, strict=True):
-                wide, factor = self._wide(kj.reshape(k.shape)), np.exp(total - sum_j)
-                u_heads = uj.reshape(read.shape)
+            for each in before:
+                wide, factor = self._wide(each.k.reshape(k.shape)), np.exp(total - each.total)
+                u_heads = each.u.reshape(read.shape)
                 read += (factor * (wide_k * wide).sum(axis=1))[:, None] * u_heads
                 out += (factor * (wide_q * wide).sum(axis=1))[:, None] * u_heads
             u = v.reshape(read.shape) - (read if self.corrects else 0)
             u = rate[n][:, None] * u
             out += (wide_q * wide_k).sum(axis=1)[:, None] * u
             given[row] = out.reshape(-1)
-            k_list.append(k.reshape(-1))
-            u_list.append(u.reshape(-1))
-            sums.append(total)
-            self._keep(cell, np.concatenate([x[n], k_list[-1], u_list[-1], total]))
-            if (cell + 1) % size == 0:
+            self.made.append(_Token(x[n], k.reshape(-1), u.reshape(-1), total))
+            self._keep(self.start + n, np.concatenate(self.made[-1]))
+            if (place + 1) % self.size == 0:
+                assert seen[place] == place, "no branch ends a chunk"
                 state = scale[..., None] * state
-                for kj, uj, sum_j in zip(k_list, u_list, sums, strict=True):
-                    wide = self._wide(kj.reshape(k.shape))
-                    factor = np.exp(total - sum_j)[:, None, None]
-                    state += factor * wide[:, :, None] * uj.reshape(read.shape)[:, None]
-                state = state.astype(np.float32)
-                tail = history[place - op.length + 2 : place + 1]
-                self._keep_end(cell // size, np.concatenate([state.reshape(-1), tail.reshape(-1)]))
-                k_list, u_list, sums = [], [], []
+                for each in [*before, self.made[-1]]:
+                    wide = self._wide(each.k.reshape(k.shape))
+                    factor = np.exp(total - each.total)[:, None, None]
+                    state += factor * wide[:, :, None] * each.u.reshape(read.shape)[:, None]
+                self.states[place // self.size + 1] = state = state.astype(np.float32)
+                tail = np.stack([*history, x[n]])[1:]
+                self._keep_end(
+                    place // self.size, np.concatenate([state.reshape(-1), tail.reshape(-1)])
+                )
+
+    def _seen(self, row: int) -> Ints:
+        """The cells of the tokens up to a row's own, by their places."""
+        before: Ints = np.arange(self.own.context[row], dtype=np.int32)
+        if self.own.extra is None or self.own.extra_starts is None:
+            return before
+        starts = self.own.extra_starts[row : row + 2]
+        return np.concatenate([before, self.own.extra[slice(*starts.tolist())]])
+
+    def _token(self, cell: int) -> _Token:
+        """What is kept of a token of a chunk that the step computes."""
+        if cell >= self.start:
+            return self.made[cell - self.start]
+        shape = self.shape
+        kept = self.kept[self.pages[cell // self.size], cell % self.size]
+        cuts = np.cumsum([shape.channels, shape.keys, shape.values])
+        return _Token(*np.split(kept, cuts))
+
+    def _entered(self, seen: Ints, place: int) -> Floats:
+        """What entered the convolution in a place before a row's own; zeros before the text."""
+        first = self.begun * self.size
+        if place >= first:
+            return self._token(int(seen[place])).x
+        entered: Floats = self.entered[place - first]
+        return entered
 
     def _wide(self, heads: Floats) -> Floats:
         """The key head that each value head reads."""

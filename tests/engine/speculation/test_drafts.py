@@ -38,15 +38,16 @@ def test_what_two_drafters_propose_alike_is_one_token() -> None:
     assert tree.path(3) == [0, 3]
 
 
-def test_a_chain_is_the_likeliest_child_after_the_other_whoever_proposed_it() -> None:
+def test_the_likeliest_branch_leads_and_goes_on_alone_whoever_proposed_it() -> None:
     tree = tree_of(Draft([5, 6], [-1, 0], [1, 1]), Draft([8, 9, 3], [-1, 0, 0], [0, 1, 0]))
-    chain = tree.chain()
-    assert chain.tokens == [8, 3]
-    assert chain.parents == [ROOT, 0]
-    assert chain.sources == [[(1, 0)], [(1, 0)]]
-    straight = tree_of(Draft([5, 6, 7], [-1, 0, 1], [1, 1, 0]))
-    assert straight.chain() is straight
-    assert not Tree().chain().tokens
+    joined = tree.joined(2)
+    assert joined.tokens == [8, 3, 5]
+    assert joined.parents == [ROOT, 0, ROOT]
+    assert joined.sources == [[(1, 0)], [(1, 0)], [(0, 1)]]
+    assert joined.leading == 2
+    assert tree.joined(1).tokens == [8, 3]
+    assert tree.joined(3) is tree
+    assert Tree().joined(1) == Tree()
 
 
 def test_what_hangs_below_a_token_that_is_not_worth_it_is_left_out() -> None:
