@@ -19,7 +19,7 @@ from ockham.draft.modelled.sharing import SharingDrafter
 from ockham.engine.engine import Engine
 from ockham.engine.runner.assistant_model import AssistantModel
 from tests.helpers.architectures import CASES, GEMMA4_12B, GEMMA4_DENSE
-from tests.helpers.draft_blocks import write_assistant
+from tests.helpers.draft_blocks import assistant_as_gguf, write_assistant
 from tests.helpers.drafting import VOCABULARY, answers, make_engine
 from tests.helpers.oracle import COMMON, randomise
 from tests.helpers.serving import ask, complete
@@ -196,6 +196,29 @@ def test_an_assistant_computes_what_transformers_computes(
             spread = float(logits.max() - logits.min())
             assert np.abs(foreseen.logits[0] - logits)[known].max() < 1e-4 * spread
             assert foreseen.candidates[0].tolist() == np.argsort(-logits)[:4].tolist()
+
+
+def test_an_assistant_of_a_gguf_file_says_what_it_says_from_the_directory(tmp_path: Path) -> None:
+    checkpoint = target(tmp_path / "model", window=30)
+    assistant = write_assistant(tmp_path / "assistant", checkpoint)
+    file = assistant_as_gguf(assistant, tmp_path / "assistant.gguf")
+    said = []
+    for model in (assistant, file):
+        engine = make_engine(checkpoint, speculative_config=drafting(model), dtype="float32")
+        block = assistant_of(engine)
+        engine.take(ask("one", list(range(3, 23)), max_tokens=5))
+        engine.step()
+        (sequence,) = engine.scheduler.running
+        beside = np.random.default_rng(2).standard_normal((1, 32)).astype(np.float32)
+        said.append(block.run([Rows(sequence.view, [7], beside=beside)], 4))
+    one, other = said
+    assert one.hidden is not None
+    assert other.hidden is not None
+    assert np.ptp(one.logits) > 1
+    np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+    np.testing.assert_allclose(one.hidden, other.hidden, atol=1e-4)
+    with pytest.raises(ModelError, match="is an assistant of Gemma 4, which drafts for a model"):
+        make_engine(file)
 
 
 def test_an_assistant_is_known_without_its_method(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -194,6 +195,68 @@ def write_eagle3(
     }
     (directory / "config.json").write_text(json.dumps(described))
     return directory
+
+
+_LAYER_OF_GGUF = {
+    "input_layernorm.weight": "attn_norm",
+    "self_attn.q_proj.weight": "attn_q",
+    "self_attn.q_norm.weight": "attn_q_norm",
+    "self_attn.o_proj.weight": "attn_output",
+    "post_attention_layernorm.weight": "post_attention_norm",
+    "pre_feedforward_layernorm.weight": "ffn_norm",
+    "post_feedforward_layernorm.weight": "post_ffw_norm",
+    "mlp.gate_proj.weight": "ffn_gate",
+    "mlp.up_proj.weight": "ffn_up",
+    "mlp.down_proj.weight": "ffn_down",
+    "layer_scalar": "layer_output_scale",
+}
+_OUTSIDE_OF_GGUF = {
+    "model.embed_tokens.weight": "token_embd",
+    "model.norm.weight": "output_norm",
+    "pre_projection.weight": "nextn.pre_projection",
+    "post_projection.weight": "nextn.post_projection",
+}
+
+
+def assistant_as_gguf(assistant: Path, path: Path) -> Path:
+    """An assistant of `write_assistant`, as llama.cpp's converter (conversion/gemma.py) writes it:
+    without clusters of tokens."""
+    values = json.loads((assistant / "config.json").read_text())
+    text, writer = values["text_config"], gguf.GGUFWriter(path, "gemma4-assistant")
+    head_dim, whole, layers = text["head_dim"], text["global_head_dim"], text["num_hidden_layers"]
+    writer.add_context_length(text["max_position_embeddings"])
+    writer.add_embedding_length(text["hidden_size"])
+    writer.add_embedding_length_out(values["backbone_hidden_size"])
+    writer.add_block_count(layers)
+    writer.add_nextn_predict_layers(layers)
+    writer.add_feed_forward_length(text["intermediate_size"])
+    writer.add_head_count(text["num_attention_heads"])
+    writer.add_head_count_kv([text["num_key_value_heads"], text["num_global_key_value_heads"]])
+    writer.add_key_length(whole)
+    writer.add_key_length_swa(head_dim)
+    writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
+    writer.add_sliding_window(text["sliding_window"])
+    writer.add_sliding_window_pattern([kind != "full_attention" for kind in text["layer_types"]])
+    writer.add_shared_kv_layers(layers)
+    writer.add_rope_dimension_count(whole)
+    writer.add_rope_dimension_count_swa(head_dim)
+    writer.add_rope_freq_base(1e6)
+    writer.add_rope_freq_base_swa(1e4)
+    rotated = whole // 8
+    factors = [1.0] * rotated + [1e30] * (whole // 2 - rotated)
+    writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
+    for name, tensor in load_file(assistant / "model.safetensors").items():
+        own = _OUTSIDE_OF_GGUF.get(name)
+        if name.startswith("model.layers."):
+            _, _, layer, inner = name.split(".", 3)
+            own = f"blk.{layer}.{_LAYER_OF_GGUF[inner]}"
+        if own is not None:
+            writer.add_tensor(f"{own}.weight", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def write_assistant(

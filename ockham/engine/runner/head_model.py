@@ -13,7 +13,7 @@ from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.engine.runner.assistant_model import AssistantModel
 from ockham.engine.runner.small_model import ROWS, SecondModel
-from ockham.model.draft_heads.assistant import is_assistant, load_assistant
+from ockham.model.draft_heads.assistant import load_assistant, open_assistant
 from ockham.model.draft_heads.eagle3 import load_eagle3
 from ockham.model.draft_heads.head import DraftHead
 from ockham.model.draft_heads.mtp import load_mtp
@@ -38,9 +38,12 @@ def load_head(
 ) -> HeadModel | AssistantModel:
     """See `core.seams.LoadHead`. `state` is that of the engine's model."""
     if form == "mtp" and model is not None and model not in DRAFTERS:
-        directory = resolve(model)
-        if is_assistant(directory):
-            assistant = load_assistant(config, own, directory)
+        opened = open_assistant(resolve(model))
+        if opened is not None:
+            try:
+                assistant = load_assistant(config, own, opened)
+            finally:
+                opened.source.close()
             return AssistantModel(assistant, own.backend, state, target)
     return HeadModel(form, model, context, config, own, target)
 

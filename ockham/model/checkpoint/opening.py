@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ockham.core.errors import ModelError
 from ockham.model.checkpoint.converted import ConvertedSource
 from ockham.model.checkpoint.generation_config import read_generation_config
+from ockham.model.checkpoint.gguf.gemma4 import BACKBONE
 from ockham.model.checkpoint.prequantised.find import quantization_config
 from ockham.model.checkpoint.safetensors_source import SafetensorsSource
 from ockham.model.checkpoint.sources import Source
@@ -37,6 +39,12 @@ def open_model(path: Path) -> OpenedModel:
         from ockham.model.checkpoint.gguf.source import GgufSource
 
         gguf = GgufSource(path)
+        if BACKBONE in gguf.config:
+            gguf.close()
+            raise ModelError(
+                f"{path} is an assistant of Gemma 4, which drafts for a model: load that, with "
+                '--speculative-config \'{"method": "mtp", "model": "FILE"}\'.'
+            )
         generation = gguf.generation_config
         return OpenedModel(gguf.config, gguf.description, gguf, generation, metadata=gguf.metadata)
     config = read_config(path)

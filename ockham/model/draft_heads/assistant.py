@@ -18,7 +18,9 @@ from ockham.core.seams import Linear
 from ockham.core.units import readable
 from ockham.kernels.ops import Attend, AttentionInput, Embed, Head, HiddenOutput, Norm, Program
 from ockham.kernels.ops.dense import normed
+from ockham.model.checkpoint.gguf.gemma4 import BACKBONE
 from ockham.model.checkpoint.safetensors_source import SafetensorsSource
+from ockham.model.checkpoint.sources import Source
 from ockham.model.draft_heads.head import Product
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.loading import LoadedModel, choose_packer
@@ -106,11 +108,50 @@ class _Reading(ModelDescription):
         return 0
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedAssistant:
+    """One of which headers have been read. `config` is its config.json, or what a GGUF file says in
+    its place. Who opened it closes `source`."""
+
+    path: Path
+    config: dict[str, Any]
+    description: ModelDescription
+    source: Source
+
+
 def is_assistant(directory: Path) -> bool:
     """Whether a directory holds an assistant."""
     if not (directory / "config.json").is_file():
         return False
     return _base_of(read_config(directory)) is not None
+
+
+def open_assistant(path: Path) -> OpenedAssistant | None:
+    """The assistant in a directory or a GGUF file; None if there is something else. Raises
+    ModelError if it is damaged."""
+    if path.is_file():
+        from ockham.model.checkpoint.gguf.source import GgufSource
+
+        gguf = GgufSource(path)
+        if BACKBONE in gguf.config:
+            return OpenedAssistant(path, gguf.config, gguf.description, gguf)
+        gguf.close()
+        return None
+    if not is_assistant(path):
+        return None
+    values = read_config(path)
+    text = values.get("text_config")
+    if not isinstance(text, dict):
+        raise ModelError(f"{path} is no assistant of Gemma 4: it lacks a text_config.")
+    described = describe(
+        {
+            **text,
+            "architectures": [_base_of(values)],
+            "num_kv_shared_layers": 0,
+            "tie_word_embeddings": values.get("tie_word_embeddings", True),
+        }
+    )
+    return OpenedAssistant(path, values, described, SafetensorsSource(path, values, described))
 
 
 def _base_of(config: Mapping[str, Any]) -> str | None:
@@ -120,40 +161,24 @@ def _base_of(config: Mapping[str, Any]) -> str | None:
     return next((base for name, base in ASSISTANTS.items() if name in named), None)
 
 
-def load_assistant(config: EngineConfig, own: LoadedModel, directory: Path) -> Assistant:
-    """The assistant in a directory. Raises ConfigError if it was made for another model, ModelError
-    if it is damaged, DoesNotFit if there is no memory for it."""
-    values = read_config(directory)
-    base, text = _base_of(values), values.get("text_config")
-    if base is None or not isinstance(text, dict):
-        raise ModelError(f"{directory} is no assistant of Gemma 4: it lacks a text_config.")
-    described = describe(
-        {
-            **text,
-            "architectures": [base],
-            "num_kv_shared_layers": 0,
-            "tie_word_embeddings": values.get("tie_word_embeddings", True),
-        }
-    )
-    lends = _lenders(described, own.description, values, directory)
+def load_assistant(config: EngineConfig, own: LoadedModel, opened: OpenedAssistant) -> Assistant:
+    """An assistant that has been opened. Raises ConfigError if it was made for another model,
+    ModelError if it is damaged, DoesNotFit if there is no memory for it."""
+    described, source = opened.description, opened.source
+    lends = _lenders(described, own.description, opened.config, opened.path)
     # A row stands in the newest token's place, which has no keys yet.
     windows = [None if w is None else max(1, w - 1) for w in described.windows]
     reading = _Reading(**{each.name: getattr(described, each.name) for each in fields(described)})
     reading = replace(reading, windows=tuple(windows), final_softcap=None)
-    longest = own.plan.max_model_len
-    source = SafetensorsSource(directory, values, described)
-    try:
-        packer = choose_packer(config, values, source, own.backend.layout)
-        measured = source.measure(packer)
-        _compile(reading, measured, values, lends, own, directory, longest)
-        if measured.bytes > available_bytes():
-            raise DoesNotFit(
-                f"what drafts needs {readable(measured.bytes)} of weights, and there are "
-                f"{readable(available_bytes())}."
-            )
-        return _compile(reading, source.load(packer), values, lends, own, directory, longest)
-    finally:
-        source.close()
+    packer = choose_packer(config, opened.config, source, own.backend.layout)
+    measured = source.measure(packer)
+    _compile(reading, measured, lends, own, opened)
+    if measured.bytes > available_bytes():
+        raise DoesNotFit(
+            f"what drafts needs {readable(measured.bytes)} of weights, and there are "
+            f"{readable(available_bytes())}."
+        )
+    return _compile(reading, source.load(packer), lends, own, opened)
 
 
 def _lenders(
@@ -165,7 +190,7 @@ def _lenders(
     """The layer of the model that each of the assistant's reads: the last with keys and values of
     its own that sees a window, or everything, as that does."""
     sizes = [
-        (values.get("backbone_hidden_size"), described.vocab_size),
+        (values.get(BACKBONE), described.vocab_size),
         (own.hidden_size, own.vocab_size),
     ]
     if sizes[0] != sizes[1]:
@@ -195,14 +220,13 @@ def _lenders(
 def _compile(
     described: ModelDescription,
     weights: Weights,
-    values: Mapping[str, Any],
     lends: Sequence[int],
     own: LoadedModel,
-    directory: Path,
-    longest: int,
+    opened: OpenedAssistant,
 ) -> Assistant:
+    values, directory = opened.config, opened.path
     ordered = bool(values.get("use_ordered_embeddings"))
-    program = compile_program(described, weights, longest, head=not ordered)
+    program = compile_program(described, weights, own.plan.max_model_len, head=not ordered)
     ops = tuple(
         replace(op, group=own.description.group_of(lends[op.layer]), reads=lends[op.layer])
         if isinstance(op, (AttentionInput, Attend))

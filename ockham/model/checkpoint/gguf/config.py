@@ -15,7 +15,7 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.checkpoint.gguf.gemma4 import read_gemma4
+from ockham.model.checkpoint.gguf.gemma4 import read_assistant, read_gemma4
 from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription, describe
@@ -247,6 +247,8 @@ OUTSIDE = {
     "embed_tokens_per_layer": "per_layer_token_embd",
     "per_layer_model_projection": "per_layer_model_proj",
     "per_layer_projection_norm": "per_layer_proj_norm",
+    "pre_projection": "nextn.pre_projection",
+    "post_projection": "nextn.post_projection",
 }
 """The same for the tensors outside of layers."""
 
@@ -375,6 +377,11 @@ GGUF_MIXTURES = {
 }
 """The same for mixtures of experts: where there is an `expert_count`."""
 
+GGUF_ASSISTANTS = {
+    "gemma4-assistant": GgufArchitecture("Gemma4ForCausalLM", _GEMMA4, read=read_assistant),
+}
+"""What drafts for another model, and is none."""
+
 _KV_HEADS = "attention.head_count_kv"
 _SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3
 _MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier")
@@ -401,6 +408,8 @@ _CONTROL, _USER = 3, 4
 def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchitecture]:
     """The name in the metadata, and what it is; raises ModelError with the list of those known."""
     name = str(metadata.get("general.architecture"))
+    if name in GGUF_ASSISTANTS:
+        return name, GGUF_ASSISTANTS[name]
     mixture = bool(metadata.get(f"{name}.expert_count"))
     known = GGUF_MIXTURES if mixture else GGUF_ARCHITECTURES
     if name not in known:
@@ -455,6 +464,8 @@ def _config_of(
         for theirs, ours in KEYS.items()
         if given(theirs) is not None and ours not in config
     }
+    if name in GGUF_ASSISTANTS:
+        config.pop("mtp_num_hidden_layers", None)  # all of its layers, which are counted once
     config |= _own_layers(config)
     if known.delta is not None:
         config |= _delta_layers(given, config, architecture.tiled)

@@ -13,6 +13,8 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 
+BACKBONE = "backbone_hidden_size"
+"""The key of config.json that says for a model of which width an assistant drafts."""
 _STILL = 1e29
 """By what a frequency is divided that turns nothing, at least."""
 
@@ -82,6 +84,15 @@ def read_gemma4(
         },
     }
     return config
+
+
+def read_assistant(
+    given: Callable[[str], Any], shapes: Mapping[str, tuple[int, ...]], factors: list[float]
+) -> dict[str, Any]:
+    """The values of an assistant's config.json, the outer ones among them. The converter leaves
+    clusters of tokens out."""
+    config = read_gemma4(given, shapes, factors)
+    return {**config, "num_kv_shared_layers": 0, BACKBONE: given("embedding_length_out")}
 
 
 def _each(key: str, value: Any, layers: int) -> list[int]:
