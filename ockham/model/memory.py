@@ -102,9 +102,10 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
         if not self.checkpoint_tokens:
             return ""
         held = readable(self.checkpoint_bytes // self.checkpoint_tokens)
+        room = -(-self.page_tokens * max(self.pages) // self.checkpoint_tokens)
         return (
-            f"; a checkpoint of {readable(self.checkpoint_bytes)} every {self.checkpoint_tokens} "
-            f"tokens of a prompt ({held} a token)"
+            f"; room for {room} checkpoints of {readable(self.checkpoint_bytes)}, one every "
+            f"{self.checkpoint_tokens} tokens of a prompt ({held} a token)"
         )
 
 

@@ -91,7 +91,9 @@ def test_checkpoints_are_told_of(checkpoint: Path) -> None:
     plan = engine_of(checkpoint, checkpoint_tokens=64).model.plan
     rows = [layout for layout in engine_of(checkpoint).model.layouts if not layout.spec.attends]
     assert plan.checkpoint_bytes == sum(layout.page_bytes for layout in rows)
-    assert f"a checkpoint of {readable(plan.checkpoint_bytes)} every 64 tokens" in plan.describe()
+    room = -(-plan.page_tokens * max(plan.pages) // 64)
+    told = f"room for {room} checkpoints of {readable(plan.checkpoint_bytes)}, one every 64 tokens"
+    assert told in plan.describe()
     assert plan.numbers()["checkpoint_tokens"] == 64
     with pytest.raises(ConfigError, match="checkpoint_tokens must be at least 1, got 0"):
         engine_of(checkpoint, checkpoint_tokens=0)
