@@ -41,11 +41,15 @@ void check_norm(const ops::Norm& norm, int64_t length, const std::string& what) 
     check_vector(norm.weight, length, what);
     check_vector(norm.bias, length, "the bias of " + what);
     require(norm.centred || norm.bias.empty(), what + " has a bias, but no mean.");
+    for (const ops::Norm& next : norm.then) {
+        require(static_cast<bool>(next), what + " is followed by one without weights.");
+        check_norm(next, length, what);
+    }
 }
 
 void check_head_norm(const ops::Norm& norm, int64_t length, const std::string& what) {
     check_norm(norm, length, what);
-    require(!norm.centred, what + " must be an RMSNorm.");
+    require(!norm.centred && norm.then.empty(), what + " must be an RMSNorm, and no other after it.");
 }
 
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what) {

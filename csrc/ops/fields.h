@@ -53,6 +53,7 @@ class Fields {
             throw std::invalid_argument("the cpu backend does not know the norm " + kind + ".");
         result.centred = kind == "layer";
         result.bias = fields->floats("bias");
+        if (!fields->none("then")) result.then.push_back(fields->norm("then"));
         return result;
     }
     Rope rope(const char* field) const {

@@ -16,6 +16,7 @@ inline void normalise(const RowKernels& kernels, const Norm& norm, const float* 
                            norm.eps, length, y);
     else
         kernels.rms_norm(x, norm.weight.data(), norm.eps, length, y);
+    for (const Norm& next : norm.then) normalise(kernels, next, y, length, y);
 }
 
 }  // namespace ockham::ops

@@ -18,6 +18,7 @@ struct Norm {
     float eps = 0.0f;
     bool centred = false;  // a LayerNorm
     std::vector<float> bias;
+    std::vector<Norm> then;  // the norm of what this one gives, if there is one
     explicit operator bool() const { return !weight.empty(); }
 };
 

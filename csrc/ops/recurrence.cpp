@@ -2,22 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 
 #include "ops/checks.h"
 #include "ops/fields.h"
 #include "program.h"
 
 namespace ockham::ops {
-
-namespace {
-
-[[noreturn]] void refuse(int64_t layer, const std::string& why) {
-    throw std::invalid_argument(at("the recurrence", layer) + " " + why);
-}
-
-}  // namespace
 
 float softplus(float x) {
     const double wide = static_cast<double>(x);
@@ -48,47 +38,12 @@ void RecurrentSizes::check(Program& program) const {
     check_vector(bias, channels(), at("the convolution's bias", layer));
 }
 
-Recurrence::Row Recurrence::row_of(const Run& run, const RecurrentSizes& op, int64_t i) {
-    const GroupRowsView& rows = run.step.groups[static_cast<size_t>(op.cells)];
-    const int64_t row = run.active.at(i);
-    if (rows.seen(row) < 1) refuse(op.layer, "has a row that sees not even its own cell.");
-    const int32_t* extra = rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row];
-    return {nullptr, rows.seen(row) - 1, rows.context[row], extra};
-}
-
-std::vector<Recurrence::Sequence> Recurrence::sequences_of(const Run& run, const RecurrentSizes& op) {
-    const StepView& step = run.step;
-    const GroupRowsView& cells = step.groups[static_cast<size_t>(op.cells)];
-    const GroupRowsView& states = step.groups[static_cast<size_t>(op.states)];
-    std::vector<Sequence> found;
-    int32_t latest = -1;
-    for (int64_t i = 0; i < run.active.count; ++i) {
-        const Row at = row_of(run, op, i);
-        const int64_t cell = at.cell(at.place);
-        const int32_t sequence = step.sequence[run.active.at(i)];
-        if (sequence != latest) {
-            const int32_t* c = cells.table.starts + sequence;
-            const int32_t* s = states.table.starts + sequence;
-            found.push_back({i, 0, 0, cell, cells.table.pages + c[0], states.table.pages + s[0],
-                             c[1] - c[0], s[1] - s[0]});
-            latest = sequence;
-        }
-        Sequence& own = found.back();
-        if (cell != own.cell + own.count) refuse(op.layer, "has rows that leave tokens out.");
-        ++own.count;
-        if (cell == at.place) own.ordered = own.count;
-    }
-    return found;
-}
-
 Recurrence::Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide)
     : run_(run),
       sizes_(sizes),
-      chunk_(run.step.page_tokens),
-      wide_(wide),
-      cells_(run.planes().layer(sizes.layer, sizes.cells)),
-      states_(run.planes().layer(sizes.layer, sizes.states)),
-      sequences_(sequences_of(run, sizes)) {
+      chunks_(run, sizes.layer, sizes.cells, sizes.states),
+      chunk_(chunks_.tokens()),
+      wide_(wide) {
     const int64_t rows = run.active.count;
     Activations& own = *run.activations;
     projected_ = own.qkv.take<float>(rows * wide_);
@@ -96,66 +51,16 @@ Recurrence::Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide)
     mixed_ = own.gate_up.take<float>(rows * (sizes.channels() + 2 * sizes.value_heads));
     given_ = own.a.take<float>(rows * sizes.values());
     scores_ = own.h.take<float>(rows * sizes.key_heads * 2 * chunk_);
-    rows_.reserve(static_cast<size_t>(rows));
-    for (const Sequence& each : sequences_) {
-        check(each);
-        for (int64_t n = 0; n < each.count; ++n) {
-            rows_.push_back(row_of(run, sizes, each.first + n));
-            rows_.back().own = &each;
-            check_branch(rows_.back());
-        }
-    }
-}
-
-void Recurrence::check(const Sequence& own) const {
-    const int64_t start = own.cell / chunk_;
-    if (own.cell % chunk_ != 0) page(own.cell_pages, own.cell_page_count, start, cells_.pages);
-    if (start > 0) page(own.state_pages, own.state_page_count, start - 1, states_.pages);
-}
-
-// What a row goes on from stands in the step's first chunk, or is the latest state that the rows in
-// order leave.
-void Recurrence::check_branch(const Row& at) const {
-    const Sequence& own = *at.own;
-    const int64_t cell = at.cell(at.place), start = at.place / chunk_ * chunk_;
-    if (at.context < own.cell)
-        refuse(sizes_.layer, "has a row that goes on from before the step's first.");
-    for (int64_t before = at.context; before < at.place; ++before)
-        if (at.cell(before) < own.cell || at.cell(before) >= cell)
-            refuse(sizes_.layer, "has a row that sees a token which the step computes after it.");
-    if (cell == at.place) return;
-    if ((at.place + 1) % chunk_ == 0) refuse(sizes_.layer, "has a branch that ends a chunk.");
-    if (start > own.cell &&
-        (at.cell(start - 1) != start - 1 || (own.cell + own.ordered) / chunk_ * chunk_ != start))
-        refuse(sizes_.layer, "has a branch in another chunk than the rows in order.");
-}
-
-int64_t Recurrence::page(const int32_t* pages, int64_t count, int64_t entry, int64_t there) const {
-    const int64_t found = entry < count ? pages[entry] : -1;
-    if (found < 0 || found >= there)
-        refuse(sizes_.layer,
-               "goes on from chunk " + std::to_string(entry) + ", which has no page.");
-    return found;
-}
-
-// What a cell before the step's rows, in the chunk of the first of them, holds.
-const float* Recurrence::held(const Sequence& own, int64_t cell) const {
-    return cells_.row(own.cell_pages[cell / chunk_] * chunk_ + cell % chunk_);
-}
-
-float* Recurrence::state(const Sequence& own, int64_t chunk) const {
-    const int64_t found = chunk < own.state_page_count ? own.state_pages[chunk] : -1;
-    return found < 0 ? nullptr : states_.row(found);
 }
 
 // What entered the convolution at a cell up to the step's last; null before the first token.
-const float* Recurrence::entered(const Sequence& own, int64_t cell) const {
+const float* Recurrence::entered(const SequenceRows& own, int64_t cell) const {
     if (cell < 0) return nullptr;
     if (cell >= own.cell) return made(own.first + cell - own.cell);
     const int64_t start = own.cell / chunk_ * chunk_;
-    if (cell >= start) return held(own, cell);
+    if (cell >= start) return chunks_.held(own, cell);
     const float* tail =
-        state(own, own.cell / chunk_ - 1) + sizes_.value_heads * sizes_.head_floats();
+        chunks_.end(own, own.cell / chunk_ - 1) + sizes_.value_heads * sizes_.head_floats();
     return tail + (sizes_.length - 1 - (start - cell)) * sizes_.channels();
 }
 
@@ -167,7 +72,7 @@ void Recurrence::enter() {
 
 // Queries, keys and values of a row, from what entered up to it.
 void Recurrence::convolve(int64_t i) {
-    const Row& at = rows_[static_cast<size_t>(i)];
+    const PlacedRow& at = chunks_.row(i);
     const int64_t channels = sizes_.channels(), oldest = at.place - (sizes_.length - 1);
     float* y = queries(i);
     bool begun = false;
@@ -192,8 +97,8 @@ void Recurrence::keep_keys(int64_t i) {
 
 // What queries and keys of a row give with the keys of its chunk up to it.
 void Recurrence::score(int64_t i, bool corrects) {
-    const Row& at = rows_[static_cast<size_t>(i)];
-    const Sequence& own = *at.own;
+    const PlacedRow& at = chunks_.row(i);
+    const SequenceRows& own = *at.own;
     const int64_t dk = sizes_.key_dim, start = at.place / chunk_ * chunk_, count = at.place + 1 - start;
     // Cells that follow each other: those before the step's, those of the step, or of a branch each.
     const int64_t before = std::max<int64_t>(own.cell - start, 0);
@@ -204,7 +109,7 @@ void Recurrence::score(int64_t i, bool corrects) {
             const float* x = queries(i) + kind * sizes_.keys() + head * dk;
             float* to = scores(i, head, kind);
             if (before > 0)
-                run_.kernels.dots(x, held(own, start) + key_at, cells_.row_floats, before, dk, to);
+                run_.kernels.dots(x, chunks_.held(own, start) + key_at, sizes_.cell_floats(), before, dk, to);
             for (int64_t j = before; j < count; j += run)
                 run_.kernels.dots(x, row(own, at.cell(start + j)) + key_at, sizes_.cell_floats(), run,
                                   dk, to + j);
@@ -215,7 +120,7 @@ void Recurrence::score(int64_t i, bool corrects) {
 // A value head of a sequence, chunk after chunk, and then its branches, row after row. What a row
 // gives, and what it leaves, depends on the state at its chunk's start and on the chunk's tokens up to
 // it, in one order: that of a row alone.
-void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buffer& memory) {
+void Recurrence::run_head(const SequenceRows& own, int64_t head, bool corrects, Buffer& memory) {
     const int64_t dk = sizes_.key_dim, dv = sizes_.value_dim, floats = sizes_.head_floats();
     const int64_t key_head = sizes_.key_head(head), values_of = sizes_.channels() + sizes_.keys();
     const int64_t update_at = values_of + head * dv, sum_at = values_of + sizes_.values() + head;
@@ -231,7 +136,7 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
     // Of the tokens of a row's chunk that stand before `count` rows from the i-th on, what they add and
     // their sums; and what the state `s` gives for each row's query and key.
     const auto begin = [&](const float* s, int64_t i, int64_t count) {
-        const Row& at = rows_[static_cast<size_t>(i)];
+        const PlacedRow& at = chunks_.row(i);
         const int64_t start = at.place / chunk_ * chunk_;
         for (int64_t j = 0; j < at.place - start; ++j) {
             const float* cell = row(own, at.cell(start + j));
@@ -275,7 +180,7 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
     };
 
     const int64_t begun = own.cell / chunk_;
-    const float* before = begun == 0 ? nullptr : state(own, begun - 1) + head * floats;
+    const float* before = begun == 0 ? nullptr : chunks_.end(own, begun - 1) + head * floats;
     const float* s = before;
     for (int64_t n = 0; n < own.ordered;) {
         const int64_t first = own.first + n, place = (own.cell + n) % chunk_;
@@ -290,13 +195,13 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
             for (int64_t d = 0; d < dk; ++d) turned[d * chunk_ + j] = factors[1 + j] * key[d];
         }
         for (int64_t d = 0; d < dk; ++d) scales[d] = turned + d * chunk_;
-        float* kept = state(own, start / chunk_);
+        float* kept = chunks_.end(own, start / chunk_);
         float* to = kept == nullptr ? next : kept + head * floats;
         kernels.sum_rows({us, dv, chunk_, scales, dk, dv, s, factors[0], to});
         s = to;
     }
     for (int64_t i = own.first + own.ordered; i < own.first + own.count; ++i) {
-        const int64_t place = rows_[static_cast<size_t>(i)].place;
+        const int64_t place = chunks_.row(i).place;
         const float* own_state = place / chunk_ == begun ? before : s;
         begin(own_state, i, 1);
         go_on(own_state, i, place % chunk_ + 1, 0, 1);
@@ -304,11 +209,11 @@ void Recurrence::run_head(const Sequence& own, int64_t head, bool corrects, Buff
 }
 
 // What entered the convolution before the end of each chunk that the step ends and keeps.
-void Recurrence::keep_entered(const Sequence& own) {
+void Recurrence::keep_entered(const SequenceRows& own) {
     const int64_t before = sizes_.length - 1, channels = sizes_.channels();
     const int64_t stop = own.cell + own.ordered;
     for (int64_t end = (own.cell / chunk_ + 1) * chunk_; end <= stop; end += chunk_) {
-        float* kept = state(own, end / chunk_ - 1);
+        float* kept = chunks_.end(own, end / chunk_ - 1);
         if (kept == nullptr) continue;
         float* to = kept + sizes_.value_heads * sizes_.head_floats();
         for (int64_t n = 0; n < before; ++n, to += channels) {
@@ -322,22 +227,19 @@ void Recurrence::keep_entered(const Sequence& own) {
 }
 
 void Recurrence::run_heads(bool corrects) {
-    const int64_t heads = sizes_.value_heads, count = static_cast<int64_t>(sequences_.size());
+    const std::vector<SequenceRows>& sequences = chunks_.sequences();
+    const int64_t heads = sizes_.value_heads, count = static_cast<int64_t>(sequences.size());
     std::vector<Buffer>& scratch = run_.activations->rows;
     for_rows(run_.pool, run_.active.count, 2 * chunk_ * sizes_.keys(),
              [&](int64_t i, int) { score(i, corrects); });
     run_.pool.parallel(count * heads, [&](int64_t task, int thread) {
-        run_head(sequences_[static_cast<size_t>(task / heads)], task % heads, corrects,
+        run_head(sequences[static_cast<size_t>(task / heads)], task % heads, corrects,
                  scratch[static_cast<size_t>(thread)]);
     });
     run_.pool.parallel(count, [&](int64_t task, int) {
-        keep_entered(sequences_[static_cast<size_t>(task)]);
+        keep_entered(sequences[static_cast<size_t>(task)]);
     });
-    const int64_t* slots = run_.step.groups[static_cast<size_t>(sizes_.cells)].slots;
-    for_rows(run_.pool, run_.active.count, sizes_.cell_floats(), [&](int64_t i, int) {
-        const int64_t slot = slots[run_.active.at(i)];
-        if (slot >= 0) std::copy_n(made(i), sizes_.cell_floats(), cells_.row(slot));
-    });
+    chunks_.keep(run_, made_);
 }
 
 }  // namespace ockham::ops

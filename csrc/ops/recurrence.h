@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "kernels/rows.h"
+#include "ops/chunks.h"
 #include "ops/operation.h"
 #include "run.h"
-#include "state/planes.h"
 
 namespace ockham::ops {
 
@@ -45,8 +45,8 @@ struct RecurrentSizes {
 // log(1 + e^x).
 float softplus(float x);
 
-// The recurrence of one step. Each row is `wide` floats that begin with the channels. Rows may branch,
-// but for what leaves a state behind: the token that ends a chunk, and those after it, stand in order.
+// The recurrence of one step. Each row is `wide` floats that begin with the channels. Rows may branch
+// as those of Chunks.
 class Recurrence {
    public:
     Recurrence(Run& run, const RecurrentSizes& sizes, int64_t wide);
@@ -77,29 +77,6 @@ class Recurrence {
     }
 
    private:
-    // The rows of one sequence in a step, whose cells follow each other.
-    struct Sequence {
-        int64_t first, count;  // among the active rows
-        int64_t ordered;       // the first ones, whose tokens follow each other too; the rest branches
-        int64_t cell;          // of the first
-        const int32_t* cell_pages;
-        const int32_t* state_pages;
-        int64_t cell_page_count, state_page_count;
-    };
-    // A row whose token stands in `place` of its text. The tokens before it have their cells.
-    struct Row {
-        const Sequence* own;
-        int64_t place;
-        int64_t context;       // tokens before this place stand in cells of the same number
-        const int32_t* extra;  // and the cells of those from there on
-        int64_t cell(int64_t token) const { return token < context ? token : extra[token - context]; }
-    };
-
-    static std::vector<Sequence> sequences_of(const Run& run, const RecurrentSizes& sizes);
-    static Row row_of(const Run& run, const RecurrentSizes& sizes, int64_t i);
-    void check(const Sequence& own) const;
-    void check_branch(const Row& at) const;
-    int64_t page(const int32_t* pages, int64_t count, int64_t entry, int64_t there) const;
     float* made(int64_t i) const { return made_ + i * sizes_.cell_floats(); }
     float* keys(int64_t i) const { return made(i) + sizes_.channels(); }
     float* updates(int64_t i) const { return keys(i) + sizes_.keys(); }
@@ -108,27 +85,23 @@ class Recurrence {
     float* scores(int64_t i, int64_t key_head, int kind) const {
         return scores_ + ((i * sizes_.key_heads + key_head) * 2 + kind) * chunk_;
     }
-    const float* held(const Sequence& own, int64_t cell) const;
-    const float* row(const Sequence& own, int64_t cell) const {
-        return cell >= own.cell ? made(own.first + cell - own.cell) : held(own, cell);
+    const float* row(const SequenceRows& own, int64_t cell) const {
+        return cell >= own.cell ? made(own.first + cell - own.cell) : chunks_.held(own, cell);
     }
-    float* state(const Sequence& own, int64_t chunk) const;
-    const float* entered(const Sequence& own, int64_t cell) const;
+    const float* entered(const SequenceRows& own, int64_t cell) const;
 
     void enter();
     void convolve(int64_t i);
     void keep_keys(int64_t i);
     void run_heads(bool corrects);
     void score(int64_t i, bool corrects);
-    void run_head(const Sequence& own, int64_t head, bool corrects, Buffer& memory);
-    void keep_entered(const Sequence& own);
+    void run_head(const SequenceRows& own, int64_t head, bool corrects, Buffer& memory);
+    void keep_entered(const SequenceRows& own);
 
     Run& run_;
     const RecurrentSizes& sizes_;
+    const Chunks chunks_;
     const int64_t chunk_, wide_;
-    const LayerPlane cells_, states_;
-    const std::vector<Sequence> sequences_;
-    std::vector<Row> rows_;
     float *projected_, *made_, *mixed_, *given_, *scores_;
 };
 

@@ -23,6 +23,7 @@ from ockham.kernels.ops import (
     FeedForward,
     GatedDelta,
     Head,
+    LinearGru,
     Norm,
     Operation,
     Program,
@@ -84,6 +85,8 @@ class Shape:
     space: tuple[int, int, int, int, int] | None = None
     """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
     tiled: bool = False  # its value heads
+    gru: int = 0  # channels of one more layer's linear recurrence; 0: there is none
+    second_norms: bool = False  # behind that of the branch, one of its own for each matrix
     output_gates: bool = False
     inner_norms: bool = False
     weights: str = "fp32"
@@ -132,6 +135,10 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
         own = RecurrentShape(*(shape.delta or shape.space or ()))
         cells = StateSpec.rows(own.cell_floats, 1)
         ends = StateSpec.chunk_ends(own.end_floats, shape.page_tokens)
+        found += [GroupLayout((shape.layers,), each, *sizes) for each in (cells, ends)]
+    if shape.gru:
+        cells = StateSpec.rows(shape.gru, 1)
+        ends = StateSpec.chunk_ends(shape.gru, shape.page_tokens)
         found += [GroupLayout((shape.layers,), each, *sizes) for each in (cells, ends)]
     return tuple(found)
 
@@ -193,7 +200,8 @@ class _Builder:
         if not present:
             return None
         weight, layer = self.vector(length, mean=1.0), self.s.norm_kind == "layer"
-        return Norm(weight, 1e-5, self.s.norm_kind, self.vector(length, layer))
+        second = self.head_norm(length, self.s.second_norms)
+        return Norm(weight, 1e-5, self.s.norm_kind, self.vector(length, layer), second)
 
     def head_norm(self, length: int, present: bool) -> Norm | None:
         return Norm(self.vector(length, mean=1.0), 1e-5) if present else None
@@ -215,6 +223,8 @@ class _Builder:
             operations += [self.delta(s.layers, *s.delta), self.feed_forward(s.layers)]
         if s.space is not None:
             operations += [self.space(s.layers, *s.space), self.feed_forward(s.layers)]
+        if s.gru:
+            operations += [self.gru(s.layers, s.gru), self.feed_forward(s.layers)]
         operations.append(
             Head(
                 table if s.tied else self.matrix(VOCABULARY, s.hidden, 2.0),
@@ -313,6 +323,23 @@ class _Builder:
             shortest_step=0.1,
             longest_step=1.5,
             residual_scale=s.residual_scale,
+        )
+
+    def gru(self, layer: int, width: int) -> Operation:
+        s, cells = self.s, len(set(self.s.windows))
+        return LinearGru(
+            layer,
+            cells,
+            cells + 1,
+            *(self.matrix(width, s.hidden, 1.5) for _ in range(3)),
+            self.matrix(s.hidden, width),
+            Norm(self.vector(width, mean=1.0), 1e-5),
+            self.norm(s.hidden, s.pre_norms),
+            self.norm(s.hidden, s.pre_norms),
+            self.norm(s.hidden, s.pre_norms),
+            self.norm(width, s.inner_norms),
+            self.rng.uniform(0.0, 0.9, width).astype(np.float32) if s.biases else None,
+            s.residual_scale,
         )
 
     def convolution(self, layer: int) -> Operation:
@@ -479,6 +506,13 @@ RECURRENT: dict[str, Shape] = {
     ),
     "state space without norms": Shape(
         space=(1, 2, 16, 8, 4), pre_norms=False, weights="bf16", state="bfloat16"
+    ),
+    "linear recurrence": Shape(gru=48, second_norms=True, inner_norms=True, biases=True),
+    "wide linear recurrence": Shape(
+        gru=300, windows=(5, None), page_tokens=5, pages=256, residual_scale=0.4
+    ),
+    "linear recurrence in bf16": Shape(
+        gru=37, pre_norms=False, weights="bf16", state="bfloat16", page_tokens=8
     ),
 }
 """Shapes of models with a state that every token changes."""

@@ -19,6 +19,7 @@ from ockham.kernels.ops.hidden_output import HiddenOutput
 from ockham.kernels.ops.latent_input import LatentInput
 from ockham.kernels.ops.layer_input_branch import LayerInputBranch
 from ockham.kernels.ops.layer_inputs import LayerInputs
+from ockham.kernels.ops.linear_gru import LinearGru
 from ockham.kernels.ops.operation import (
     DualChunk,
     Norm,
@@ -49,6 +50,7 @@ __all__ = [
     "LatentInput",
     "LayerInputBranch",
     "LayerInputs",
+    "LinearGru",
     "Norm",
     "Operation",
     "Program",

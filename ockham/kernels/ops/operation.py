@@ -27,15 +27,18 @@ from ockham.core.seams import Linear
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
     """A norm over the last axis, in fp32: x / sqrt(mean(x^2) + eps) * weight ("rms"), or the same
-    of x - mean(x) ("layer"); plus bias where there is one.
+    of x - mean(x) ("layer"); plus bias where there is one. What it gives is normed by `then`, where
+    there is one.
 
     `weight` already holds 1 + w where an architecture stores w. Only norms of whole rows of the
-    residual stream may be of the kind "layer" or have a bias."""
+    residual stream may be of the kind "layer" or have a bias, and only norms of what a matrix
+    multiplies may have another after them."""
 
     weight: Floats  # (D,) or (E,) or (H * E,)
     eps: float
     kind: Literal["rms", "layer"] = "rms"
     bias: Floats | None = None  # (D,)
+    then: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)

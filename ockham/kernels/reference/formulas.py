@@ -23,7 +23,7 @@ def normalise(x: Floats, norm: Norm | None) -> Floats:
         x = x - x.mean(axis=-1, keepdims=True)
     mean_square: Floats = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
     normed: Floats = x / np.sqrt(mean_square + np.float32(norm.eps)) * norm.weight
-    return normed if norm.bias is None else normed + norm.bias
+    return normalise(normed if norm.bias is None else normed + norm.bias, norm.then)
 
 
 def rotation(rope: Rope, positions: Ints) -> tuple[Floats, Floats]:

@@ -38,7 +38,7 @@ def _convolved(run: ReferenceRun, op: ShortConvolution, made: Floats) -> Floats:
     y: Floats = np.empty_like(made)
     for i, row in enumerate(active.tolist()):
         sequence, terms = int(step.sequence[row]), []
-        for cell in _cells(rows, row)[-op.length :]:
+        for cell in cells_seen(rows, row)[-op.length :]:
             u = own.get((sequence, cell))
             if u is None:
                 page = int(
@@ -53,7 +53,7 @@ def _convolved(run: ReferenceRun, op: ShortConvolution, made: Floats) -> Floats:
     return y
 
 
-def _cells(rows: GroupRows, row: int) -> list[int]:
+def cells_seen(rows: GroupRows, row: int) -> list[int]:
     """The cells that a row sees, the oldest first."""
     cells = list(range(int(rows.context[row])))
     if rows.extra is None or rows.extra_starts is None:
