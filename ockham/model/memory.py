@@ -68,6 +68,8 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     no keys and values; 0 where all do."""
     checkpoint_bytes: int = 0
     """What those layers keep there."""
+    token_bytes: int = 0
+    """What layers that attend keep of each token; 0 where none does."""
 
     @property
     def total_bytes(self) -> int:
@@ -88,14 +90,21 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
 
     def describe(self) -> str:
         """One line for people."""
-        tokens = self.page_tokens * max(self.pages)
         return (
             f"memory: weights {readable(self.weights_bytes)}, workspace "
-            f"{readable(self.workspace_bytes)}, and as it fills, a KV cache of up to "
-            f"{readable(self.state_bytes)} ({tokens} tokens, {self.state_dtype}): at most "
+            f"{readable(self.workspace_bytes)}, and as it fills, {self._state()}: at most "
             f"{readable(self.total_bytes)} of the {readable(self.allowed_bytes)} allowed; "
             f"max_model_len {self.max_model_len}, max_num_seqs {self.max_num_seqs}"
             + self._checkpoints()
+        )
+
+    def _state(self) -> str:
+        if not self.token_bytes:
+            return f"recurrent state of up to {readable(self.state_bytes)}, and no keys and values"
+        tokens = self.page_tokens * max(self.pages)
+        return (
+            f"a KV cache of up to {readable(self.state_bytes)} ({tokens} tokens, "
+            f"{self.state_dtype})"
         )
 
     def _checkpoints(self) -> str:
@@ -241,6 +250,7 @@ class _Sizes:
             choices=self.choices if any(self.choices) else (),
             checkpoint_tokens=self.checkpoint_tokens,
             checkpoint_bytes=self.checkpoint_bytes,
+            token_bytes=self.token_bytes,
         )
 
     def longest_that_fits(self, limit: int) -> int:
@@ -292,12 +302,19 @@ class _Sizes:
 
     @property
     def checkpoint_tokens(self) -> int:
-        """Of how many tokens of a prompt one is such a place, no fewer than a page; 0 as above."""
+        """Of how many tokens of a prompt one is such a place, no fewer than a page; 0 as above. By
+        default as many as keep as much as one, or where none is kept as many as a step computes."""
         if not self.checkpoint_bytes:
             return 0
-        token = sum(each.cell_bytes for each in self._page_layouts if each.spec.attends)
-        own = self.config.checkpoint_tokens or -(-self.checkpoint_bytes // max(1, token))
-        return max(self.config.block_size, own)
+        usual = self.config.max_num_batched_tokens
+        if self.token_bytes:
+            usual = -(-self.checkpoint_bytes // self.token_bytes)
+        return max(self.config.block_size, self.config.checkpoint_tokens or usual)
+
+    @property
+    def token_bytes(self) -> int:
+        """What layers that attend keep of each token."""
+        return sum(each.cell_bytes for each in self._page_layouts if each.spec.attends)
 
     @property
     def _page_layouts(self) -> list[GroupLayout]:

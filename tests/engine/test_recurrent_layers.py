@@ -18,13 +18,22 @@ from ockham.core.units import readable
 from ockham.engine.engine import Engine
 from tests.helpers.foretelling import foretelling
 from tests.helpers.serving import ask, drain, make_engine, serve, tokens_of
-from tests.helpers.tiny import tiny_granite_hybrid, tiny_lfm2, tiny_llama, tiny_qwen3_5
+from tests.helpers.tiny import (
+    tiny_granite_hybrid,
+    tiny_lfm2,
+    tiny_llama,
+    tiny_matmul_free,
+    tiny_qwen3_5,
+)
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "convolutions": tiny_lfm2,
     "delta rules": tiny_qwen3_5,
     "state spaces": tiny_granite_hybrid,
+    "linear recurrences": tiny_matmul_free,
 }
+ATTENDING = [name for name in MODELS if name != "linear recurrences"]
+"""Those that have layers that attend too."""
 CHUNK = 32
 
 
@@ -137,6 +146,7 @@ def test_who_waits_for_a_shared_prefix_goes_on_from_where_the_prompts_part(
     assert engine.ledger.prompt_tokens_reused == 2 * 144
 
 
+@pytest.mark.parametrize("checkpoint", ATTENDING, indirect=True)
 def test_checkpoints_that_find_no_room_take_no_keys_and_values_along(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +179,7 @@ def test_checkpoints_that_find_no_room_take_no_keys_and_values_along(
         engine.close()
 
 
+@pytest.mark.parametrize("checkpoint", ATTENDING, indirect=True)
 def test_a_checkpoint_on_disk_takes_the_room_of_what_it_holds(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +274,38 @@ def test_a_checkpoint_is_copied_in_parts_beside_steps(
         if turn == "second":
             assert engine.ledger.saved["store"].tokens >= 96
         drain(engine)
+        engine.close()
+
+
+def test_what_a_model_without_keys_and_values_left_goes_as_a_whole_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    """There is nothing else to go on from where its state is wanted for others; memory and disk
+    have it."""
+    checkpoint = tiny_matmul_free(tmp_path / "model")
+    tight = {"max_num_seqs": 1, "max_model_len": 512, "checkpoint_tokens": 1000}
+    tiers: list[dict[str, object]] = [
+        {},
+        {"swap_space": 0.1},
+        {"kv_store": str(tmp_path / "store"), "kv_store_bytes": 64 << 20},
+    ]
+    first = prompt(80)
+    for tier in tiers:
+        engine = engine_of(checkpoint, **tight, **tier)
+        answer, _ = said(engine, "first", first)
+        for n in range(9):
+            said(engine, f"other {n}", [20 + n, *prompt(30)])
+        agreed, _ = engine.reuse.tree.agreed(
+            engine.techniques.plain_key(""), np.array(first, np.int32)
+        )
+        assert agreed == 0
+        if engine.tiers is not None:
+            engine.tiers.flush(10.0)
+        second = [*first, *answer, 7, 8, 9]
+        found, held = said(engine, "second", second)
+        assert held == ((len(first) + len(answer) - 1) // 8 * 8 if tier else 0)
+        alone = engine_of(checkpoint, reuse="none", speculative_config="none")
+        assert said(alone, "alone", second)[0] == found
         engine.close()
 
 

@@ -450,6 +450,60 @@ def tiny_bitnet(directory: Path, **config: Any) -> Path:
     return directory
 
 
+def tiny_matmul_free(
+    directory: Path, *, bounded: bool = True, seed: int = 0, **config: Any
+) -> Path:
+    """A model of gated linear recurrences alone, whose matrices are stored in floats and meant
+    ternary, each behind a norm of its own. Other keys of `config` than its own are left out."""
+    values: dict[str, Any] = {
+        "architectures": ["HGRNBitForCausalLM"],
+        "model_type": "hgrn_bit",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_heads": 1,
+        "expand_ratio": 1,
+        "use_short_conv": False,
+        "use_lower_bound": bounded,
+        "hidden_act": "swish",
+        "vocab_size": 97,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "torch_dtype": "float32",
+    }
+    values |= {key: value for key, value in config.items() if key in values}
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(values))
+    rng, layers = np.random.default_rng(seed), values["num_hidden_layers"]
+    size, inner, rows = values["hidden_size"], values["intermediate_size"], values["vocab_size"]
+
+    def drawn(*shape: int, scale: float = 1.0, mean: float = 0.0) -> np.ndarray:
+        return (mean + scale * rng.standard_normal(shape)).astype(np.float32)
+
+    tensors = {
+        "model.embeddings.weight": drawn(rows, size),
+        "model.norm.weight": drawn(size, scale=0.3, mean=1.0),
+    }
+    if bounded:
+        tensors["model.lower_bounds"] = drawn(layers, size)
+    matrices = {"lm_head": (rows, size)}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        for norm in ("attn_norm", "attn.g_norm", "mlp_norm"):
+            tensors[f"{prefix}{norm}.weight"] = drawn(size, scale=0.3, mean=1.0)
+        matrices |= {f"{prefix}attn.{name}_proj": (size, size) for name in "ifgo"}
+        matrices[f"{prefix}mlp.gate_proj"] = (2 * inner, size)
+        matrices[f"{prefix}mlp.down_proj"] = (size, inner)
+    for name, (outputs, inputs) in matrices.items():
+        tensors[f"{name}.weight"] = drawn(outputs, inputs, scale=2.0 * inputs**-0.5)
+        tensors[f"{name}.norm.weight"] = drawn(inputs, scale=0.3, mean=1.0)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tiny_latent(
     directory: Path,
     *,

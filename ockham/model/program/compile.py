@@ -328,7 +328,9 @@ class _Compiler(Compiling):
                 gate_up=self.packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up"),
                 down=self.matrix(prefix + record.down, d.hidden_size, inner, "down"),
                 activation=d.activation,
-                norm=self.norm(prefix, record.mlp_norm),
+                norm=self.read_norm(
+                    prefix + record.gate_up[0], self.norm(prefix, record.mlp_norm), d.hidden_size
+                ),
                 gate_up_bias=(
                     self.packed_bias(prefix, record.gate_up, widths) if d.mlp_bias else None
                 ),
@@ -338,20 +340,22 @@ class _Compiler(Compiling):
                 gated=record.gated,
                 stream_norm=self.norm(prefix, record.mlp_stream_norm),
                 shortcut=self.shortcut(prefix + record.down),
-                inner_norm=self.norm(prefix, record.mlp_inner_norm, inner),
+                inner_norm=self.read_norm(
+                    prefix + record.down, self.norm(prefix, record.mlp_inner_norm, inner), inner
+                ),
             )
         )
 
     def _head(self, table: Linear) -> Head:
-        d = self.d
-        if d.tied_embeddings:
-            out = table
-        else:
-            name = self._head_name().removesuffix(".weight")
+        d, name = self.d, self._head_name().removesuffix(".weight")
+        out = table
+        if not d.tied_embeddings:
             out = self.matrix(name, d.vocab_size, d.hidden_size, "head")
         return Head(
             out,
-            norm=self.norm(self.prefix, self.record.final_norm),
+            norm=self.read_norm(
+                name, self.norm(self.prefix, self.record.final_norm), d.hidden_size
+            ),
             scale=d.logits_scale,
             softcap=d.final_softcap,
         )

@@ -9,6 +9,7 @@ from ockham.model.program.families import (
     gpt_oss,
     granite,
     lfm2,
+    linear,
     llama,
     olmo,
     qwen,
@@ -17,7 +18,7 @@ from ockham.model.program.record import Architecture
 
 DECODERS: dict[str, Architecture] = {
     record.name: record
-    for family in (llama, qwen, gemma, olmo, granite, ernie, gpt_oss, lfm2, deepseek)
+    for family in (llama, qwen, gemma, olmo, granite, ernie, gpt_oss, lfm2, deepseek, linear)
     for record in family.RECORDS
 }
 """By the name that config.json gives under `architectures`."""

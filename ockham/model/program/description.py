@@ -30,8 +30,7 @@ from ockham.model.program.pooling import (
 )
 from ockham.model.program.record import no_layer
 from ockham.model.program.recurrent import (
-    DeltaSizes,
-    StateSpaceSizes,
+    RecurrentLayers,
     layers_of_kind,
     read_recurrent,
 )
@@ -153,7 +152,7 @@ class ModelDescription:
     tokens."""
     convolution_length: int = 0
     convolution_bias: bool = False
-    recurrent: DeltaSizes | StateSpaceSizes | None = None
+    recurrent: RecurrentLayers | None = None
     layer_heads: tuple[tuple[int, int], ...] | None = None
     """The key-value heads of each layer and their size, where they are not all `kv_heads` and
     `head_dim`."""
@@ -262,8 +261,8 @@ class ModelDescription:
         if layer in self.convolutions:
             return ((self.hidden_size, self.convolution_length, False),)
         if self.recurrent is not None and layer in self.recurrent.layers:
-            shape = self.recurrent.shape
-            return ((shape.cell_floats, 1, False), (shape.end_floats, 1, True))
+            own = self.recurrent
+            return ((own.cell_floats, 1, False), (own.end_floats, 1, True))
         return ()
 
     def constants(self) -> dict[str, Any]:

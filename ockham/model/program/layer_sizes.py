@@ -121,5 +121,6 @@ def layer_input_rows(architecture: Architecture, values: Values) -> int:
 
 def inner_width(architecture: Architecture, values: Values) -> int:
     """The width of feed-forwards."""
-    stated = values.size(architecture.intermediate)
-    return stated if architecture.inner is None else architecture.inner(values.config)
+    if architecture.inner is None:
+        return values.size(architecture.intermediate)
+    return values.whole(architecture.intermediate, architecture.inner(values.config))

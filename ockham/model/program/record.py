@@ -98,6 +98,16 @@ def rounded_inner(config: Config) -> int:
     return -(-int(factor * inner) // multiple) * multiple
 
 
+def inner_by_ratio(config: Config) -> int:
+    """MatMul-free models: where `intermediate_size` is not given, two thirds of the hidden size
+    times `hidden_ratio`, up to a multiple of 256."""
+    inner = config.get("intermediate_size")
+    if inner is not None:
+        return int(inner)
+    inner = int(int(config["hidden_size"]) * (config.get("hidden_ratio") or 4) * 2 / 3)
+    return -(-inner // 256) * 256
+
+
 def five_of_six(config: Config, layer: int) -> bool:
     """Gemma 4: every sixth layer sees everything, and the last one."""
     return (layer + 1) % 6 != 0 and layer + 1 < int(config["num_hidden_layers"])
@@ -288,6 +298,25 @@ class StateSpaceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class GruRecord:
+    """Gated linear recurrences (MLGRU of MatMul-free models) in the place of attention in every
+    layer: names relative to the layer, and keys of config.json. `bounds`, beside the table of
+    embeddings, has a row of each layer, where `bounded` is set: the bound of a layer's forget gates
+    is the sum of the softmax over all rows up to its own, without the first. The keys `expansion`
+    and `convolution` may say 1 and nothing alone."""
+
+    input: str = "attn.i_proj"
+    forget: str = "attn.f_proj"
+    gate: str = "attn.g_proj"
+    inner_norm: str = "attn.g_norm"
+    output: str = "attn.o_proj"
+    bounds: str = "lower_bounds"
+    bounded: str = "use_lower_bound"
+    expansion: str = "expand_ratio"
+    convolution: str = "use_short_conv"
+
+
+@dataclass(frozen=True, slots=True)
 class LatentRecord:
     """Multi-head latent attention in every layer: names relative to the layer, and keys of
     config.json. Queries come of `query`, or where the key `query_rank` is set of `query_down`,
@@ -361,6 +390,9 @@ class Architecture:
     attention_inner_norm: str | None = None
     """The norm of what the attention's output projection multiplies; of `down` the same."""
     mlp_inner_norm: str | None = None
+    matrix_norm: str | None = None
+    """The norm of what a matrix multiplies, behind that of its branch: its name under each
+    matrix's own. Its epsilon is 1e-6."""
     norm_offset: float = 0.0
     norm_kind: Literal["rms", "layer"] = "rms"
     norm_bias: str | bool = False
@@ -457,7 +489,11 @@ class Architecture:
     convolution: ConvolutionRecord | None = None
     delta: DeltaRecord | None = None
     state_space: StateSpaceRecord | None = None
+    gru: GruRecord | None = None
     latent: LatentRecord | None = None
+    ternary: bool = False
+    """Whether all matrices but the table of embeddings are ternary, and inputs have 8 bits, as
+    BitNet's, though no file says so."""
     output_gates: bool = False
     """Whether the rows of queries are, head by head, followed by those of a gate of what attention
     gives."""

@@ -1,4 +1,4 @@
-"""The layers with a state of each head: their sizes, as config.json gives them."""
+"""The layers with a state of each head or channel: their sizes, as config.json gives them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ class RecurrentSizes:
             self.key_heads, self.value_heads, self.key_dim, self.value_dim, self.length
         )
 
+    @property
+    def cell_floats(self) -> int:
+        """What is kept of a token of the page that is not full."""
+        return self.shape.cell_floats
+
+    @property
+    def end_floats(self) -> int:
+        """What is kept at the end of a page."""
+        return self.shape.end_floats
+
 
 @dataclass(frozen=True, slots=True)
 class DeltaSizes(RecurrentSizes):
@@ -56,11 +66,53 @@ class StateSpaceSizes(RecurrentSizes):
     """As of delta rules."""
 
 
+@dataclass(frozen=True, slots=True)
+class GruSizes:
+    """Gated linear recurrences of `width` channels, each of which has a state."""
+
+    layers: tuple[int, ...]
+    width: int
+    bounded: bool = False
+
+    @property
+    def cell_floats(self) -> int:
+        return self.width
+
+    @property
+    def end_floats(self) -> int:
+        return self.width
+
+
+RecurrentLayers = DeltaSizes | StateSpaceSizes | GruSizes
+
+
 def read_recurrent(
     architecture: Architecture, values: Values, layers: int
-) -> DeltaSizes | StateSpaceSizes | None:
-    """The layers of an architecture that have a state of each head, and their sizes."""
-    return _deltas(architecture, values, layers) or _state_spaces(architecture, values, layers)
+) -> RecurrentLayers | None:
+    """The layers of an architecture that have a state, and their sizes."""
+    return (
+        _deltas(architecture, values, layers)
+        or _state_spaces(architecture, values, layers)
+        or _grus(architecture, values, layers)
+    )
+
+
+def _grus(architecture: Architecture, values: Values, layers: int) -> GruSizes | None:
+    record, config = architecture.gru, values.config
+    if record is None:
+        return None
+    for key, only in ((record.expansion, 1), (record.convolution, False)):
+        if (stated := config.get(key)) not in (None, only):
+            raise ModelError(
+                f"{values.spelling.of(key)} is {shown(stated)}; only {only} is supported."
+            )
+    if values.flag("tie_word_embeddings"):
+        raise ModelError(
+            f"{values.spelling.file} ties the head to the embeddings: {architecture.name} needs "
+            "one of its own, whose weights are ternary."
+        )
+    own = tuple(range(layers))
+    return GruSizes(own, values.size("hidden_size"), values.flag(record.bounded))
 
 
 def _deltas(architecture: Architecture, values: Values, layers: int) -> DeltaSizes | None:

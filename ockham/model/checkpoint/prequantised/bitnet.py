@@ -33,7 +33,10 @@ FORMAT = "ternary:-1"
 CLASSES = ("bitlinear", "autobitlinear")
 MODES = ("offline", "online")
 PLAIN = ("embed_tokens.weight", "lm_head.weight")
-"""Ends of the names of matrices that are never ternary."""
+"""Ends of the names of matrices that are never ternary, where the architecture does not say it."""
+
+ONLINE = {"linear_class": CLASSES[1], "quantization_mode": MODES[1]}
+"""What config.json would say of a checkpoint in floats."""
 
 LEAST_MEAN = np.float32(1e-5)
 
@@ -43,7 +46,8 @@ class BitNet:
 
     harmless: tuple[str, ...] = ()
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], plain: tuple[str, ...] = PLAIN) -> None:
+        """`plain` are the ends of the names of matrices that are not ternary."""
         kind = config.get("linear_class") or CLASSES[0]
         mode = config.get("quantization_mode") or MODES[0]
         for value, known, key in (
@@ -62,6 +66,7 @@ class BitNet:
             )
         self._divides = kind == "bitlinear"
         self._online = mode == "online" and not self._divides
+        self._plain = plain
         self._apart = tuple(config.get("modules_to_not_convert") or ())
 
     def owns(self, checkpoint: Checkpoint, name: str) -> bool:
@@ -75,7 +80,7 @@ class BitNet:
         return (
             tensor.dtype in DTYPES
             and len(tensor.shape) == 2
-            and not name.endswith(PLAIN)
+            and not name.endswith(self._plain)
             and not apart
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.model.checkpoint.prequantised.awq import Awq
 from ockham.model.checkpoint.prequantised.base import Codec
-from ockham.model.checkpoint.prequantised.bitnet import BitNet
+from ockham.model.checkpoint.prequantised.bitnet import ONLINE, BitNet
 from ockham.model.checkpoint.prequantised.compressed_tensors import CompressedTensors
 from ockham.model.checkpoint.prequantised.fp8 import Fp8
 from ockham.model.checkpoint.prequantised.gptq import Gptq
@@ -41,7 +41,8 @@ def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def find_codec(config: Mapping[str, Any], description: ModelDescription) -> Codec | None:
     """The reader of the tensors of a checkpoint that are not stored as the compiler asks for them:
-    quantised ones, and transposed experts; None if config.json says that it has none.
+    quantised ones, transposed experts, and ternary ones of architectures that are ternary
+    throughout; None if there are none.
 
     Raises ModelError for a method, or settings of it, that cannot be read."""
     quantised = quantization_config(config)
@@ -50,6 +51,8 @@ def find_codec(config: Mapping[str, Any], description: ModelDescription) -> Code
     stacked = record is not None and (record.interleaved or (record.transposed and not quantised))
     if record is not None and experts is not None and stacked:
         return Interleaved(record, experts.count, quantised or {})
+    if quantised is None and description.architecture.ternary:
+        return BitNet(ONLINE, (f"{description.architecture.table}.weight",))
     if quantised is None:
         return None
     method = quantised.get("quant_method")

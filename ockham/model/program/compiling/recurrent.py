@@ -1,24 +1,29 @@
-"""Layers that do not attend: short convolutions, gated delta rules and state spaces."""
+"""Layers that do not attend: short convolutions, gated delta rules, state spaces and gated linear
+recurrences."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.seams import Linear
 from ockham.kernels.ops import (
     GatedDelta,
+    LinearGru,
     Norm,
     ShortConvolution,
     StateSpace,
 )
 from ockham.model.program.compiling.tensors import Compiling
-from ockham.model.program.recurrent import DeltaSizes, StateSpaceSizes
+from ockham.model.program.recurrent import DeltaSizes, GruSizes, RecurrentLayers, StateSpaceSizes
 from ockham.model.program.weights import Part
 
 
-def recurrent(compiling: Compiling, layer: int, sizes: DeltaSizes | StateSpaceSizes) -> None:
+def recurrent(compiling: Compiling, layer: int, sizes: RecurrentLayers) -> None:
     if isinstance(sizes, DeltaSizes):
         _delta(compiling, layer, sizes)
+    elif isinstance(sizes, GruSizes):
+        _gru(compiling, layer, sizes)
     else:
         _state_space(compiling, layer, sizes)
 
@@ -157,6 +162,54 @@ def _of_key_heads(
         for group in range(groups)
     ]
     return [Part(name, shape, first, first + rows) for first, rows in firsts]
+
+
+def _gru(compiling: Compiling, layer: int, sizes: GruSizes) -> None:
+    d, record, prefix = compiling.d, compiling.record.gru, compiling.layer(layer)
+    assert record is not None
+    size, width, cells = d.hidden_size, sizes.width, d.group_of(layer)
+    norm = compiling.norm(prefix, compiling.record.attention_norm)
+    inner_norm, output = compiling.norm(prefix, record.inner_norm, width), prefix + record.output
+    assert inner_norm is not None
+
+    def read(name: str) -> tuple[Linear, Norm | None]:
+        """A matrix of the residual stream, and the norm of what it multiplies."""
+        matrix = compiling.matrix(prefix + name, width, size, "qkv")
+        return matrix, compiling.read_norm(prefix + name, norm, size)
+
+    (entering, input_norm), (forget, forget_norm), (gate, gate_norm) = (
+        read(name) for name in (record.input, record.forget, record.gate)
+    )
+    compiling.ops.append(
+        LinearGru(
+            layer,
+            cells,
+            cells + 1,
+            input=entering,
+            forget=forget,
+            gate=gate,
+            out=compiling.matrix(output, size, width, "attention_output"),
+            inner_norm=inner_norm,
+            input_norm=input_norm,
+            forget_norm=forget_norm,
+            gate_norm=gate_norm,
+            out_norm=compiling.read_norm(output, None, width),
+            bound=_bounds(compiling, sizes)[layer] if sizes.bounded else None,
+            residual_scale=d.residual_scale,
+        )
+    )
+
+
+def _bounds(compiling: Compiling, sizes: GruSizes) -> Floats:
+    """The least share of its state that each channel of each layer keeps, (layers, width)."""
+    record, layers = compiling.record.gru, compiling.d.layers
+    assert record is not None
+    name = compiling.prefix + record.bounds
+    stored = compiling.vector_once(name, (layers, sizes.width)).reshape(layers, -1)
+    shares = np.exp(stored.astype(np.float64) - stored.max(axis=0))
+    shares /= shares.sum(axis=0)
+    bounds: Floats = (shares.cumsum(axis=0) - shares[0]).astype(np.float32)
+    return bounds
 
 
 def convolution(compiling: Compiling, layer: int) -> None:

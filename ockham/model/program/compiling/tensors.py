@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ockham.core.arrays import Floats
@@ -19,6 +21,9 @@ SHORTCUT = "shortcut"
 """The name of a branch's matrix on the residual stream, in the module of the branch."""
 
 
+MATRIX_NORM_EPS = 1e-6
+
+
 class Compiling:
     """What the operations of a program have in common while they are made: the checkpoint's names,
     what was made so far, and where modules stand in it."""
@@ -28,6 +33,7 @@ class Compiling:
         self.record = description.architecture
         self.weights = weights
         self._ropes: dict[str, Rope] = {}
+        self._vectors: dict[str, Floats] = {}
         self._max_model_len = max_model_len
         self.ops: list[Operation] = []
         self.breakpoints: dict[str, int] = {}
@@ -99,8 +105,11 @@ class Compiling:
         pairs: tuple[tuple[int, int] | None, ...] = (),
     ) -> None:
         """Note where modules of these widths stand in the matrix of an operation's field: no module
-        of layers that run several times, as it stands in several."""
+        of layers that run several times, as it stands in several, and none that has a norm of its
+        own, behind which an adapter would not read."""
         if self.d.passes > 1 and 0 < layer < self.d.layers - 1:
+            return
+        if self.record.matrix_norm is not None:
             return
         widths, first = widths if len(names) > 1 else (sum(widths),), 0
         role = f"layer.{layer}.{field}"
@@ -131,6 +140,21 @@ class Compiling:
             self.record.norm_kind,
             self.weights.vector([(f"{prefix}{name}.{bias}", shape)]) if self.d.norm_bias else None,
         )
+
+    def read_norm(self, matrix: str, norm: Norm | None, width: int) -> Norm | None:
+        """The norm of what a matrix multiplies: that of its branch, and then its own."""
+        name = self.record.matrix_norm
+        if name is None:
+            return norm
+        weight = self.weights.vector([(f"{matrix}.{name}.weight", (width,))])
+        own = Norm(weight, MATRIX_NORM_EPS)
+        return own if norm is None else replace(norm, then=own)
+
+    def vector_once(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """A vector that several layers share."""
+        if name not in self._vectors:
+            self._vectors[name] = self.weights.vector([(name, shape)])
+        return self._vectors[name]
 
     def plain_norm(self, width: int) -> Norm:
         """One without weights."""
