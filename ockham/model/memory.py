@@ -68,6 +68,8 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     no keys and values; 0 where all do."""
     checkpoint_bytes: int = 0
     """What those layers keep there."""
+    checkpoints: int = 0
+    """For how many of them there is room beside what running sequences keep."""
     token_bytes: int = 0
     """What layers that attend keep of each token; 0 where none does."""
 
@@ -111,10 +113,9 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
         if not self.checkpoint_tokens:
             return ""
         held = readable(self.checkpoint_bytes // self.checkpoint_tokens)
-        room = -(-self.page_tokens * max(self.pages) // self.checkpoint_tokens)
         return (
-            f"; room for {room} checkpoints of {readable(self.checkpoint_bytes)}, one every "
-            f"{self.checkpoint_tokens} tokens of a prompt ({held} a token)"
+            f"; room for {self.checkpoints} checkpoints of {readable(self.checkpoint_bytes)}, one "
+            f"every {self.checkpoint_tokens} tokens of a prompt ({held} a token)"
         )
 
 
@@ -250,6 +251,7 @@ class _Sizes:
             choices=self.choices if any(self.choices) else (),
             checkpoint_tokens=self.checkpoint_tokens,
             checkpoint_bytes=self.checkpoint_bytes,
+            checkpoints=self.checkpoints(context),
             token_bytes=self.token_bytes,
         )
 
@@ -288,7 +290,7 @@ class _Sizes:
             # What the rows of a step look back at and what they leave, and what the prefixes that
             # are held end with.
             sequence = 2 * (1 + self.context_pages(window))
-            ends = -(-context_pages * self.config.block_size // self.checkpoint_tokens)
+            ends = self.checkpoints(context_pages)
             return min(context_pages, self.config.max_num_seqs * sequence + ends)
         else:
             cells = self.window_cells(window, max_model_len)
@@ -310,6 +312,12 @@ class _Sizes:
         if self.token_bytes:
             usual = -(-self.checkpoint_bytes // self.token_bytes)
         return max(self.config.block_size, self.config.checkpoint_tokens or usual)
+
+    def checkpoints(self, context_pages: int) -> int:
+        """How many such places the tokens of so many pages have; 0 as above."""
+        if not self.checkpoint_bytes:
+            return 0
+        return -(-context_pages * self.config.block_size // self.checkpoint_tokens)
 
     @property
     def token_bytes(self) -> int:

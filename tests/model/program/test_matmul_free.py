@@ -100,6 +100,8 @@ def test_a_checkpoint_is_left_at_each_full_step_where_there_are_no_keys(tmp_path
     planned = plan_model(config)
     planned.source.close()
     assert planned.plan.checkpoint_tokens == 96
+    assert planned.plan.checkpoints >= planned.plan.max_model_len // 96
+    assert f"room for {planned.plan.checkpoints} checkpoints" in planned.plan.describe()
 
 
 def test_the_width_of_feed_forwards_follows_from_a_ratio(tmp_path: Path) -> None:
