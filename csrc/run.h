@@ -35,6 +35,7 @@ struct Activations {
     Buffer expert_x, expert_out;
     Buffer layer_inputs;                   // what each layer is given of each row of the step
     Buffer turned;                         // the stream behind a shortcut
+    Buffer held;                           // the stream as blocks side by side read it
     Buffer made;  // what a layer without keys and values makes of each active row for later ones
     Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
     Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)

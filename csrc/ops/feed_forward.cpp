@@ -31,7 +31,8 @@ FeedForward::FeedForward(const Fields& fields)
       stream_norm(fields.norm("stream_norm")),
       inner_norm(fields.norm("inner_norm")),
       shortcut(fields.optional_matrix("shortcut")),
-      residual_scale(fields.number("residual_scale")) {}
+      residual_scale(fields.number("residual_scale")),
+      gate_scale(fields.number("gate_scale")) {}
 
 void FeedForward::check(Program& program) const {
     const int64_t hidden = program.hidden, inner = down.inputs(), width = gated ? 2 * inner : inner;
@@ -59,7 +60,8 @@ void FeedForward::run(Run& run) const {
         product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first,
                 leading);
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, down, activated_rows(run, activation, gated, inner_norm, gates, inner, rows, used),
+        product(run, down,
+                activated_rows(run, activation, gated, inner_norm, gates, inner, rows, used, gate_scale),
                 branch, down_bias, first);
         turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);

@@ -21,7 +21,7 @@ struct FeedForward final : Operation {
     Norm post_norm, stream_norm;
     Norm inner_norm;  // of what `down` multiplies
     Stack shortcut;
-    float residual_scale = 1.0f;
+    float residual_scale = 1.0f, gate_scale = 1.0f;
 
     FeedForward() = default;
     explicit FeedForward(const Fields& fields);

@@ -49,12 +49,14 @@ inline auto normed_rows(Run& run, const Norm& norm, const float* x, int64_t widt
                 }};
 }
 
-// norm(x) of the active rows [first, first + count) of the residual stream, or those rows as they are.
-inline auto stream_rows(Run& run, const Norm& norm, int64_t first, int64_t count) {
+// norm(x) of the active rows [first, first + count) of the residual stream, or those rows as they are;
+// of the stream as it was `held`.
+inline auto stream_rows(Run& run, const Norm& norm, int64_t first, int64_t count, bool held = false) {
     const int32_t* which = run.active.which;
+    const float* x = held ? run.activations->held.get<float>() : run.x();
     if (which == nullptr)
-        return normed_rows(run, norm, run.x() + first * run.hidden, run.hidden, count);
-    return normed_rows(run, norm, run.x(), run.hidden, count, which + first);
+        return normed_rows(run, norm, x + first * run.hidden, run.hidden, count);
+    return normed_rows(run, norm, x, run.hidden, count, which + first);
 }
 
 // The rows in the form that `matrix` reads, in the step's memory for prepared rows.

@@ -18,10 +18,12 @@ struct StateSpace final : Operation {
     std::vector<float> skip;  // of each head
     int64_t norm_groups = 0;
     Norm group_norm;
-    Stack out;
+    bool norm_first = false;  // or gated first
+    Stack outputs;
     Norm norm;
     std::vector<float> inputs_bias, out_bias;
-    float residual_scale = 1.0f;
+    float gate_scale = 1.0f, step_scale = 1.0f, residual_scale = 1.0f;
+    bool held = false;  // whether it reads the stream that was held
 
     StateSpace() = default;
     explicit StateSpace(const Fields& fields);

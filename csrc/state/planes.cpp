@@ -297,9 +297,15 @@ LayerPlane Planes::layer(int64_t layer, int64_t group) const {
 }
 
 int64_t Planes::group_of(int64_t layer) const {
-    for (size_t group = 0; group < shapes_.size(); ++group)
-        for (int64_t held : shapes_[group].layers)
-            if (held == layer) return static_cast<int64_t>(group);
+    int64_t first = -1;
+    for (size_t i = 0; i < shapes_.size(); ++i) {
+        const auto group = static_cast<int64_t>(i);
+        const std::vector<int64_t>& layers = shapes_[i].layers;
+        if (std::find(layers.begin(), layers.end(), layer) == layers.end()) continue;
+        if (shapes_[i].row_floats == 0) return group;
+        if (first < 0) first = group;
+    }
+    if (first >= 0) return first;
     throw std::invalid_argument("no group of the planes holds layer " + std::to_string(layer) +
                                 ".");
 }

@@ -109,11 +109,11 @@ class Planes {
     Planes(Planes&&) = default;
 
     const std::vector<GroupShape>& groups() const { return shapes_; }
-    // Throws std::invalid_argument if no group holds the layer.
+    // In `group_of` the layer. Throws std::invalid_argument if no group holds it.
     LayerPlane layer(int64_t layer) const;
     // That of a layer in one of the groups that hold it.
     LayerPlane layer(int64_t layer, int64_t group) const;
-    // The group that holds a layer.
+    // The group that holds a layer's keys and values, or the first that holds it at all.
     int64_t group_of(int64_t layer) const;
 
     // As base.Planes says. The caller checks that all slots are in [0, slots(group)). `state` has for

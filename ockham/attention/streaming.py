@@ -151,7 +151,10 @@ def _read(heads: Heads) -> float | list[Place]:
 
 def _places(heads: Heads, groups: Sequence[AttentionGroup]) -> set[Place]:
     """The heads that stream. Raises InvalidRequest for one that the model does not have."""
-    kv_heads = {layer: group.kv_heads for group in groups for layer in group.layers}
+    kv_heads: dict[int, int] = {}
+    for group in groups:  # of which several may hold a layer
+        for layer in group.layers:
+            kv_heads[layer] = max(group.kv_heads, kv_heads.get(layer, 0))
     every = [(layer, head) for layer in sorted(kv_heads) for head in range(kv_heads[layer])]
     chosen = _read(heads)
     if isinstance(chosen, float):

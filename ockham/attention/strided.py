@@ -76,14 +76,16 @@ class Strided:
         local = options.local_blocks if ask.local_blocks is None else ask.local_blocks
         stride = options.stride if ask.stride is None else ask.stride
         dense = options.dense_every if ask.dense_every is None else ask.dense_every
-        shards: dict[int, Ints] = {}
+        shards: dict[tuple[int, int], Ints] = {}  # by layer and group
         heads = 0
-        for layer, kv_heads in sorted((n, g.kv_heads) for g in groups for n in g.layers):
+        for layer, number in sorted((n, i) for i, g in enumerate(groups) for n in g.layers):
+            kv_heads = groups[number].kv_heads
             if dense and layer % dense == 0:
-                shards[layer] = np.full(kv_heads, EVERY, np.int32)
+                own = np.full(kv_heads, EVERY, np.int32)
             else:
-                shards[layer] = (np.arange(heads, heads + kv_heads) % stride).astype(np.int32)
+                own = (np.arange(heads, heads + kv_heads) % stride).astype(np.int32)
                 heads += kv_heads
+            shards[layer, number] = own
 
         def blocks(shard: int, block: int) -> Ints:
             latest = max(0, block - local + 1)
@@ -92,7 +94,11 @@ class Strided:
             )
 
         return BlocksByPlace(
-            tuple(np.stack([shards[layer] for layer in group.layers]) for group in groups), blocks
+            tuple(
+                np.stack([shards[layer, number] for layer in group.layers])
+                for number, group in enumerate(groups)
+            ),
+            blocks,
         )
 
 

@@ -41,6 +41,7 @@ from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
     tiny_bitnet,
     tiny_ernie_moe,
+    tiny_falcon_h1,
     tiny_gemma4,
     tiny_granite_hybrid,
     tiny_hunyuan,
@@ -359,6 +360,7 @@ HYBRID = {
     "state space": lambda directory: tiny_granite_hybrid(
         directory, kinds=("attention", "attention", "mamba", "mamba"), **SIZES
     ),
+    "state space beside attention": lambda directory: tiny_falcon_h1(directory, **SIZES),
     "delta rule": lambda directory: tiny_qwen3_5(
         directory, kinds=(*ATTENDING, *("linear_attention",) * 2), **SIZES
     ),

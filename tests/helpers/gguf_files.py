@@ -14,7 +14,10 @@ from gguf import GGMLQuantizationType as Type
 from tests.helpers.gguf_blocks import set_scales
 
 _ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
-_PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid", "minicpm")
+_PERMUTED = (
+    *("llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid", "minicpm"),
+    *("nemotron_h", "nemotron_h_moe"),
+)
 """Those whose queries and keys llama.cpp's converter reorders."""
 _SHIFTED = ("gemma", "gemma2", "gemma3")
 """Those to whose norms it adds 1."""

@@ -23,6 +23,7 @@ from ockham.kernels.ops import (
     FeedForward,
     GatedDelta,
     Head,
+    HoldStream,
     LinearGru,
     Norm,
     Operation,
@@ -84,6 +85,9 @@ class Shape:
     delta: tuple[int, int, int, int, int] | None = None
     space: tuple[int, int, int, int, int] | None = None
     """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
+    beside: bool = False  # attention in that layer too, side by side
+    multipliers: tuple[float, float] = (1.0, 1.0)  # of gates, and of the steps of state spaces
+    norm_first: bool = False  # or gated first
     tiled: bool = False  # its value heads
     gru: int = 0  # channels of one more layer's linear recurrence; 0: there is none
     second_norms: bool = False  # behind that of the branch, one of its own for each matrix
@@ -118,7 +122,9 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
     attending = tuple(
         GroupLayout(
             tuple(
-                i for i in range(shape.layers) if not shape.causal or _window(shape, i) == window
+                i
+                for i in range(shape.layers + shape.beside)
+                if not shape.causal or _window(shape, i) == window
             ),
             StateSpec.attention(shape.kv_heads, shape.head_dim, shape.state, window),
             shape.pages,
@@ -222,6 +228,8 @@ class _Builder:
         if s.delta is not None:
             operations += [self.delta(s.layers, *s.delta), self.feed_forward(s.layers)]
         if s.space is not None:
+            if s.beside:
+                operations += [HoldStream(s.layers, s.hidden), *self.attention(s.layers)]
             operations += [self.space(s.layers, *s.space), self.feed_forward(s.layers)]
         if s.gru:
             operations += [self.gru(s.layers, s.gru), self.feed_forward(s.layers)]
@@ -323,6 +331,10 @@ class _Builder:
             shortest_step=0.1,
             longest_step=1.5,
             residual_scale=s.residual_scale,
+            norm_first=s.norm_first,
+            gate_scale=s.multipliers[0],
+            step_scale=s.multipliers[1],
+            held=s.beside,
         )
 
     def gru(self, layer: int, width: int) -> Operation:
@@ -374,6 +386,7 @@ class _Builder:
             s.gated,
             self.norm(s.hidden, s.stream_norms),
             inner_norm=self.norm(s.inner, s.inner_norms),
+            gate_scale=s.multipliers[0],
         )
 
     def mixture(self, layer: int) -> list[Operation]:
@@ -434,6 +447,8 @@ SHAPES: dict[str, Shape] = {
         inner=37,
     ),
     "gated gelu": Shape(activation="gelu", norm_kind="layer"),
+    "multiplied gates": Shape(multipliers=(0.3, 1.0), inner=37),
+    "multiplied gates in bf16": Shape(multipliers=(1.7, 1.0), weights="bf16", gated=False),
     "relu": Shape(activation="relu", gated=False),
     "experts": Shape(experts=5),
     "many experts": Shape(experts=17, top_k=6, normalise=False, post_norms=True),
@@ -503,6 +518,18 @@ RECURRENT: dict[str, Shape] = {
     "state space": Shape(space=(2, 4, 8, 12, 4)),
     "state space with biases": Shape(
         space=(1, 3, 20, 7, 2), biases=True, windows=(5, None), page_tokens=5, pages=256
+    ),
+    "state space beside attention": Shape(
+        space=(2, 4, 8, 12, 4), beside=True, multipliers=(0.6, 1.7), norm_first=True
+    ),
+    "state space beside attention in a window": Shape(
+        space=(1, 2, 16, 8, 3),
+        beside=True,
+        multipliers=(1.0, 0.3),
+        windows=(5, None),
+        residual_scale=0.4,
+        page_tokens=8,
+        state="bfloat16",
     ),
     "state space without norms": Shape(
         space=(1, 2, 16, 8, 4), pre_norms=False, weights="bf16", state="bfloat16"

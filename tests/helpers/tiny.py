@@ -672,13 +672,7 @@ def tiny_granite_hybrid(
     }
     (directory / "config.json").write_text(json.dumps(values))
     tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(17)
-    size, wide = values["hidden_size"], heads * head_dim
-    channels = 2 * groups * state_dim + wide
-
-    def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
-        spread = scale / np.sqrt(shape[-1])
-        return (rng.standard_normal(shape) * spread).astype(np.float32)
-
+    sizes = values["hidden_size"], groups, heads, state_dim, head_dim, length
     made = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
     for layer, kind in enumerate(kinds):
         prefix = f"model.layers.{layer}."
@@ -691,18 +685,86 @@ def tiny_granite_hybrid(
             for name, tensor in own.items()
             if kind == "attention" or not name.startswith("self_attn.")
         }
-        if kind == "attention":
-            continue
-        prefix += "mamba."
-        made |= {
-            prefix + "in_proj.weight": drawn(wide + channels + heads, size, scale=2.0),
-            prefix + "conv1d.weight": drawn(channels, 1, length, scale=2.0),
-            prefix + "conv1d.bias": drawn(channels),
-            prefix + "A_log": rng.uniform(-3, 1, heads).astype(np.float32),
-            prefix + "dt_bias": rng.uniform(-1, 1, heads).astype(np.float32),
-            prefix + "D": rng.uniform(0.5, 1.5, heads).astype(np.float32),
-            prefix + "norm.weight": rng.uniform(0.5, 1.5, wide).astype(np.float32),
-            prefix + "out_proj.weight": drawn(size, wide),
-        }
+        if kind != "attention":
+            made |= _state_space(rng, f"{prefix}mamba.", *sizes)
     save_file(made, directory / "model.safetensors")
     return directory
+
+
+def tiny_falcon_h1(
+    directory: Path,
+    *,
+    groups: int = 2,
+    heads: int = 4,
+    state_dim: int = 12,
+    head_dim: int = 16,
+    length: int = 4,
+    **config: Any,
+) -> Path:
+    """A model with attention and a state space side by side, in each of three layers."""
+    tiny_llama(directory, **{"num_hidden_layers": 3, **config})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {
+        "architectures": ["FalconH1ForCausalLM"],
+        "model_type": "falcon_h1",
+        "mamba_d_ssm": heads * head_dim,
+        "mamba_n_groups": groups,
+        "mamba_n_heads": heads,
+        "mamba_d_state": state_dim,
+        "mamba_d_head": head_dim,
+        "mamba_d_conv": length,
+        "mamba_rms_norm": True,
+        "mamba_norm_before_gate": False,
+        "attention_in_multiplier": 0.9,
+        "attention_out_multiplier": 0.8,
+        "key_multiplier": 0.7,
+        "embedding_multiplier": 2.0,
+        "mlp_multipliers": [0.9, 0.7],
+        "ssm_in_multiplier": 1.2,
+        "ssm_out_multiplier": 0.8,
+        "ssm_multipliers": [0.7, 1.4, 0.6, 0.8, 1.7],
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(19)
+    renamed = {
+        ".mlp.": ".feed_forward.",
+        "post_attention_layernorm": "pre_ff_layernorm",
+        "model.norm.": "model.final_layernorm.",
+    }
+    for old, new in renamed.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    sizes = values["hidden_size"], groups, heads, state_dim, head_dim, length
+    for layer in range(values["num_hidden_layers"]):
+        tensors |= _state_space(rng, f"model.layers.{layer}.mamba.", *sizes)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def _state_space(
+    rng: np.random.Generator,
+    prefix: str,
+    size: int,
+    groups: int,
+    heads: int,
+    state_dim: int,
+    head_dim: int,
+    length: int,
+) -> dict[str, np.ndarray]:
+    """The tensors of a layer of Mamba 2."""
+    wide = heads * head_dim
+    channels = 2 * groups * state_dim + wide
+
+    def drawn(*shape: int, scale: float = 1.0) -> np.ndarray:
+        spread = scale / np.sqrt(shape[-1])
+        return (rng.standard_normal(shape) * spread).astype(np.float32)
+
+    return {
+        prefix + "in_proj.weight": drawn(wide + channels + heads, size, scale=2.0),
+        prefix + "conv1d.weight": drawn(channels, 1, length, scale=2.0),
+        prefix + "conv1d.bias": drawn(channels),
+        prefix + "A_log": rng.uniform(-3, 1, heads).astype(np.float32),
+        prefix + "dt_bias": rng.uniform(-1, 1, heads).astype(np.float32),
+        prefix + "D": rng.uniform(0.5, 1.5, heads).astype(np.float32),
+        prefix + "norm.weight": rng.uniform(0.5, 1.5, wide).astype(np.float32),
+        prefix + "out_proj.weight": drawn(size, wide),
+    }

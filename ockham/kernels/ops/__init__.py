@@ -16,6 +16,7 @@ from ockham.kernels.ops.feed_forward import FeedForward
 from ockham.kernels.ops.gated_delta import GatedDelta
 from ockham.kernels.ops.head import Head
 from ockham.kernels.ops.hidden_output import HiddenOutput
+from ockham.kernels.ops.hold_stream import HoldStream
 from ockham.kernels.ops.latent_input import LatentInput
 from ockham.kernels.ops.layer_input_branch import LayerInputBranch
 from ockham.kernels.ops.layer_inputs import LayerInputs
@@ -47,6 +48,7 @@ __all__ = [
     "GatedDelta",
     "Head",
     "HiddenOutput",
+    "HoldStream",
     "LatentInput",
     "LayerInputBranch",
     "LayerInputs",

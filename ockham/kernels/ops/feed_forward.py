@@ -14,17 +14,18 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedForward(Operation):
-    """x += residual_scale * post_norm(down(act(gate) * up) + bias), gate, up = split(gate_up(h)).
+    """x += residual_scale * post_norm(down(act(gate_scale * gate) * up) + bias), with gate, up =
+    split(gate_up(h)).
 
     h = norm(x), or x where norm is None. `activation` is "silu", "gelu_tanh", "gelu" (with the
     error function), "relu", "relu_squared" or "clamped_swiglu": g * sigmoid(1.702 * g) * (u + 1),
     where g is the gate, at most 7, and u the up, kept in [-7, 7]; not gated, the factor of g alone.
     Rows of `gate_up`: the gate's I, then the up projection's I. Where not `gated`, `gate_up` has I
-    rows, and act(gate_up(h)) takes the place of act(gate) * up. Where there is an `inner_norm`, of
-    the kind "rms", it norms what `down` multiplies. In the end x = stream_norm(x), where there is
-    one. With a `shortcut`, x = shortcut(x) between h and the sum. Of the I values that `down`
-    multiplies, a step may want the first ones (`Step.leading`): then the others are 0, and nothing
-    of them is computed."""
+    rows, and act(gate_scale * gate_up(h)) takes the place of act(gate_scale * gate) * up. Where
+    there is an `inner_norm`, of the kind "rms", it norms what `down` multiplies. In the end x =
+    stream_norm(x), where there is one. With a `shortcut`, x = shortcut(x) between h and the sum. Of
+    the I values that `down` multiplies, a step may want the first ones (`Step.leading`): then the
+    others are 0, and nothing of them is computed."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 
@@ -41,6 +42,7 @@ class FeedForward(Operation):
     stream_norm: Norm | None = None
     shortcut: Linear | None = None  # (D, D)
     inner_norm: Norm | None = None  # (I,)
+    gate_scale: float = 1.0
 
     @property
     def sublayer(self) -> Sublayer:

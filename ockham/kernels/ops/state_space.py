@@ -20,12 +20,14 @@ class StateSpace(Operation):
     x, z, s = split(inputs(norm(r)) + inputs_bias) of the residual stream r: C channels and V
     values, and a number for each head. See `recurrent` for what C and V are and what becomes of x:
     the queries are what the papers call C, the keys B, the values x; key heads are their groups.
-    The rate is the step log(1 + e^(s + step_bias)), at least `shortest_step` and at most
-    `longest_step`, the decay `decay` times the step, and updates are not corrected. With y = (o +
-    skip * v) * silu(z), r += residual_scale * (out(group_norm(y)) + out_bias), where the norm is
-    one of each of `norm_groups` parts of a row."""
+    The rate is the step log(1 + e^(step_scale * s + step_bias)), at least `shortest_step` and at
+    most `longest_step`, the decay `decay` times the step, and updates are not corrected. With g =
+    silu(gate_scale * z), y = group_norm((o + skip * v) * g), or where `norm_first` group_norm(o +
+    skip * v) * g, r += residual_scale * (outputs(y) + out_bias), where the norm is one of each of
+    `norm_groups` parts of a row. Where it is `held`, the projection reads what the layer's
+    `HoldStream` kept in the place of r."""
 
-    adaptable: ClassVar[tuple[str, ...]] = ("inputs", "out")
+    adaptable: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
 
     layer: int
     cells: int
@@ -40,7 +42,7 @@ class StateSpace(Operation):
     decay: Floats  # (value_heads,), negative
     step_bias: Floats  # (value_heads,)
     skip: Floats  # (value_heads,)
-    out: Linear  # (D, V)
+    outputs: Linear  # (D, V)
     norm: Norm | None = None
     group_norm: Norm | None = None  # (V,)
     norm_groups: int = 1
@@ -50,6 +52,10 @@ class StateSpace(Operation):
     shortest_step: float = 0.0
     longest_step: float = float("inf")
     residual_scale: float = 1.0
+    norm_first: bool = False
+    gate_scale: float = 1.0
+    step_scale: float = 1.0
+    held: bool = False
 
     @property
     def sublayer(self) -> Sublayer:
@@ -62,7 +68,7 @@ class StateSpace(Operation):
         )
 
     def matrices(self) -> dict[str, Linear]:
-        return {"inputs": self.inputs, "out": self.out}
+        return {"inputs": self.inputs, "outputs": self.outputs}
 
     def cost(self) -> OperationCost:
         """What a head reads of its state counts as a product of its own."""

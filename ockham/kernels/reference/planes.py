@@ -44,14 +44,15 @@ class ReferencePlanes:
             self._planes.append(np.zeros(shape, group.spec.uniform.stored))
         self.held: dict[tuple[int, int], Held] = {}
         """By group and layer, of the layers that read the group's keys."""
-        self._place = {
-            layer: (number, index)
-            for number, g in enumerate(groups)
-            for index, layer in enumerate(g.layers)
-        }
+        self._place: dict[int, tuple[int, int]] = {}
+        for number, g in enumerate(groups):
+            for index, layer in enumerate(g.layers):
+                if layer not in self._place or g.spec.attends:
+                    self._place[layer] = (number, index)
 
     def layer(self, layer: int) -> list[Side]:
-        """A layer's keys and values; of a latent plane the keys alone, which are the values too."""
+        """A layer's keys and values, or where it has none what it keeps in its first group; of a
+        latent plane the keys alone, which are the values too."""
         group, index = self._place[layer]
         return self.sides(group, index, self._planes[group][index])
 

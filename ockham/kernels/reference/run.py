@@ -37,6 +37,7 @@ class ReferenceRun:
     h: Floats = field(default_factory=lambda: _NOTHING)  # (R, hidden), the experts' input
     experts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     expert_weights: Floats = field(default_factory=lambda: _NOTHING)
+    held: Floats = field(default_factory=lambda: _NOTHING)  # x, as `HoldStream` kept it
     layer_inputs: Floats = field(default_factory=lambda: _NOTHING)  # (R, layers * P)
     logits: Floats = field(default_factory=lambda: _NOTHING)
     argmax: list[int] = field(default_factory=list)

@@ -14,16 +14,23 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(StateSpace)
 def compute(run: ReferenceRun, op: StateSpace) -> None:
-    projected = run.product(op, "inputs", normalise(run.of_active(run.x), op.norm))
+    read = run.of_active(run.held if op.held else run.x)
+    projected = run.product(op, "inputs", normalise(read, op.norm))
     if op.inputs_bias is not None:
         projected = projected + op.inputs_bias
     x, z, s = np.split(projected, np.cumsum([op.shape.channels, op.shape.values]), axis=1)
-    step = np.logaddexp(0, s + op.step_bias).clip(op.shortest_step, op.longest_step)
+    step = np.logaddexp(0, np.float32(op.step_scale) * s + op.step_bias)
+    step = step.clip(op.shortest_step, op.longest_step)
     step = step.astype(np.float32)
     given, values = recur(run, op, x, step, op.decay * step, _as_they_are, corrects=False)
     o = given + np.repeat(op.skip, op.value_dim) * values
-    o = o * (z / (1 + np.exp(-z)))
-    out = run.product(op, "out", _group_norm(o, op.group_norm, op.norm_groups))
+    z = np.float32(op.gate_scale) * z
+    gate = z / (1 + np.exp(-z))
+    if op.norm_first:
+        o = _group_norm(o, op.group_norm, op.norm_groups) * gate
+    else:
+        o = _group_norm(o * gate, op.group_norm, op.norm_groups)
+    out = run.product(op, "outputs", o)
     run.add(out if op.out_bias is None else out + op.out_bias, None, op.residual_scale)
 
 

@@ -104,7 +104,7 @@ class _Reading(ModelDescription):
     def read_by(self, layer: int) -> int:
         return self.layers  # none of its own
 
-    def group_of(self, layer: int) -> int:
+    def group_of(self, layer: int, rows: bool = False) -> int:
         return 0
 
 

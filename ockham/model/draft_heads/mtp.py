@@ -257,9 +257,7 @@ def _as_model(
     model: ModelDescription, names: MtpNames, weights: Names, context: int | None
 ) -> ModelDescription:
     """A model of one layer, which is like the last that attends; of experts if it has a router."""
-    recurrent = () if model.recurrent is None else model.recurrent.layers
-    others = {*model.without_attention, *model.convolutions, *recurrent}
-    last = max(layer for layer in range(model.layers) if layer not in others)
+    last = max(layer for layer in range(model.layers) if model.attends(layer))
     experts, record = model.experts, model.architecture.experts
     if experts is not None:
         assert record is not None, "by which it was described"

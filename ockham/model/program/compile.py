@@ -22,6 +22,7 @@ from ockham.kernels.ops import (
     FeedForward,
     Head,
     HiddenOutput,
+    HoldStream,
     LayerInputBranch,
     LayerInputs,
     Norm,
@@ -34,7 +35,7 @@ from ockham.model.program.compiling.experts import mixture
 from ockham.model.program.compiling.latent import latent
 from ockham.model.program.compiling.recurrent import convolution, recurrent
 from ockham.model.program.compiling.tensors import Compiling
-from ockham.model.program.description import ModelDescription
+from ockham.model.program.description import MIXERS, Block, ModelDescription
 from ockham.model.program.pooling import DenseLayer
 from ockham.model.program.weights import Part, Weights
 
@@ -79,18 +80,12 @@ class _Compiler(Compiling):
                 self._again(layer, first_pass[self.d.stored(layer)])
                 self.mark(f"layer.{layer}.after")
                 continue
-            if layer in self.d.convolutions:
-                convolution(self, layer)
-            elif self.d.recurrent is not None and layer in self.d.recurrent.layers:
-                recurrent(self, layer, self.d.recurrent)
-            elif self.d.latent is not None:
-                latent(self, layer, self.d.latent)
-            elif layer not in self.d.without_attention:
-                self._attention(layer)
-            if self.d.experts is not None and layer in self.d.experts.layers:
-                mixture(self, layer, self.d.experts)
-            elif layer not in self.d.without_feed_forward:
-                self._feed_forward(layer)
+            blocks = self.d.blocks(layer)
+            mixers = [block for block in blocks if block in MIXERS]
+            if len(mixers) > 1:
+                self.ops.append(HoldStream(layer, self.d.hidden_size))
+            for block in blocks:
+                self._block(layer, block, held=block in mixers[1:])
             self._layer_end(layer)
             first_pass[self.d.stored(layer)] = self.ops[start:]
             self.mark(f"layer.{layer}.after")
@@ -101,6 +96,22 @@ class _Compiler(Compiling):
             norm = self.norm(self.prefix, self.record.final_norm)
             self.ops.append(HiddenOutput(self.d.layers, norm))
         return Program(tuple(self.ops), self.breakpoints, self.parts, self._pooled())
+
+    def _block(self, layer: int, block: Block, held: bool) -> None:
+        """A block of a layer, which reads the stream as it was `held`, or as it is."""
+        d = self.d
+        if block == "attention":
+            self._attention(layer)
+        elif block == "latent" and d.latent is not None:
+            latent(self, layer, d.latent)
+        elif block == "convolution":
+            convolution(self, layer)
+        elif block == "recurrent" and d.recurrent is not None:
+            recurrent(self, layer, d.recurrent, held)
+        elif block == "experts" and d.experts is not None:
+            mixture(self, layer, d.experts)
+        else:
+            self._feed_forward(layer)
 
     def _layer_inputs(self) -> LayerInputs:
         d, record = self.d, self.record.layer_inputs
@@ -233,7 +244,9 @@ class _Compiler(Compiling):
                     else self.packed(prefix, names, widths, d.hidden_size, "qkv", rotated)
                 ),
                 norm=(
-                    self.norm(prefix, record.attention_norm)
+                    self.norm(
+                        prefix, record.attention_norm, multiplier=d.multipliers.attention_input
+                    )
                     if layer or record.first_attention_norm
                     else None
                 ),
@@ -258,7 +271,7 @@ class _Compiler(Compiling):
                 layer,
                 group,
                 *shape,
-                scale=d.attention_scale,
+                scale=d.attention_scale * d.multipliers.keys,
                 softcap=d.attention_softcap,
                 window=d.windows[layer],
                 causal=d.causal,
@@ -280,7 +293,7 @@ class _Compiler(Compiling):
                 out=self.matrix(output, d.hidden_size, widths[0], "attention_output"),
                 bias=self.bias(output, d.hidden_size) if d.output_bias else None,
                 post_norm=self.norm(prefix, record.attention_post_norm),
-                residual_scale=d.residual_scale,
+                residual_scale=d.residual_scale * d.multipliers.attention_output,
                 stream_norm=self.norm(prefix, record.attention_stream_norm),
                 shortcut=self.shortcut(output),
                 gate=self._output_gates(prefix, record.qkv[0]) if record.output_gates else None,
@@ -336,13 +349,14 @@ class _Compiler(Compiling):
                 ),
                 down_bias=self.bias(prefix + record.down, d.hidden_size) if d.mlp_bias else None,
                 post_norm=self.norm(prefix, record.mlp_post_norm),
-                residual_scale=d.residual_scale,
+                residual_scale=d.residual_scale * d.multipliers.feed_forward_output,
                 gated=record.gated,
                 stream_norm=self.norm(prefix, record.mlp_stream_norm),
                 shortcut=self.shortcut(prefix + record.down),
                 inner_norm=self.read_norm(
                     prefix + record.down, self.norm(prefix, record.mlp_inner_norm, inner), inner
                 ),
+                gate_scale=d.multipliers.gate,
             )
         )
 

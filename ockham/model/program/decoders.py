@@ -5,6 +5,7 @@ from __future__ import annotations
 from ockham.model.program.families import (
     deepseek,
     ernie,
+    falcon,
     gemma,
     gpt_oss,
     granite,
@@ -18,7 +19,19 @@ from ockham.model.program.record import Architecture
 
 DECODERS: dict[str, Architecture] = {
     record.name: record
-    for family in (llama, qwen, gemma, olmo, granite, ernie, gpt_oss, lfm2, deepseek, linear)
+    for family in (
+        llama,
+        qwen,
+        gemma,
+        olmo,
+        granite,
+        falcon,
+        ernie,
+        gpt_oss,
+        lfm2,
+        deepseek,
+        linear,
+    )
     for record in family.RECORDS
 }
 """By the name that config.json gives under `architectures`."""

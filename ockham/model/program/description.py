@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
@@ -25,6 +25,7 @@ from ockham.model.program.layer_sizes import (
     read_by_layers,
     read_layer_inputs,
 )
+from ockham.model.program.multipliers import Multipliers, read_multipliers
 from ockham.model.program.pooling import (
     PoolingDescription,
 )
@@ -51,6 +52,13 @@ _REFUSED = {
     "moe_latent_size": "experts of a latent width are not supported",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
+
+
+Block = Literal["attention", "latent", "convolution", "recurrent", "experts", "feed_forward"]
+"""What a layer is made of."""
+MIXERS: frozenset[Block] = frozenset(("attention", "latent", "convolution", "recurrent"))
+"""Those by which a token is given something of others. Where a layer has several, they stand side
+by side: each reads what the first of them reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,7 @@ class ModelDescription:
     convolution_length: int = 0
     convolution_bias: bool = False
     recurrent: RecurrentLayers | None = None
+    multipliers: Multipliers = Multipliers()
     layer_heads: tuple[tuple[int, int], ...] | None = None
     """The key-value heads of each layer and their size, where they are not all `kv_heads` and
     `head_dim`."""
@@ -169,6 +178,28 @@ class ModelDescription:
     passes: int = 1
     """How often the layers between the first and the last one run. `layers` counts each of them
     once for each pass."""
+
+    def blocks(self, layer: int) -> tuple[Block, ...]:
+        """What a layer is made of, in the order in which it is added to the residual stream."""
+        found: list[Block] = []
+        recurs = self.recurrent is not None and layer in self.recurrent.layers
+        if self.attends(layer):
+            found.append("attention" if self.latent is None else "latent")
+        if layer in self.convolutions:
+            found.append("convolution")
+        if recurs:
+            found.append("recurrent")
+        if self.experts is not None and layer in self.experts.layers:
+            found.append("experts")
+        elif layer not in self.without_feed_forward:
+            found.append("feed_forward")
+        return tuple(found)
+
+    def attends(self, layer: int) -> bool:
+        """Whether a layer looks at keys and values."""
+        own = self.recurrent
+        recurs = own is not None and layer in own.layers and not own.beside
+        return not (recurs or layer in self.convolutions or layer in self.without_attention)
 
     def heads_of(self, layer: int) -> tuple[int, int]:
         """A layer's key-value heads, and the size of a head."""
@@ -225,45 +256,47 @@ class ModelDescription:
         """The layers that attend by window, and those that stand apart by themselves, in the order
         in which each first comes; all together where rows see what follows them, since no cell is
         let go before the step has ended."""
-        windows = self.windows if self.causal else (None,) * self.layers
-        keeping = [
-            i
-            for i in range(self.layers)
-            if i not in self.without_attention and self.read_by(i) == i
-        ]
-        rows = {layer: self._rows(layer) for layer in keeping}
-        kept: dict[int, object] = {
-            layer: rows[layer]
-            or (windows[layer], layer in self.apart, self.pass_of(layer), self.heads_of(layer))
-            for layer in keeping
-        }
-        found: list[LayerGroup] = []
-        for own in dict.fromkeys(kept.values()):
-            layers = tuple(layer for layer in keeping if kept[layer] == own)
-            number = self.pass_of(layers[0])
-            found += [
-                LayerGroup(layers, 1, width, window, None, width, ends)
-                for width, window, ends in rows[layers[0]]
-            ] or [
-                LayerGroup(
-                    layers,
-                    *self.heads_of(layers[0]),
-                    windows[layers[0]],
-                    number - 1 if number else None,
-                    latent=self.latent is not None,
-                )
-            ]
-        return tuple(found)
+        keeping: dict[object, tuple[Block, list[int]]] = {}
+        for layer in range(self.layers):
+            for block in self.blocks(layer):
+                if (own := self._keeps(layer, block)) is not None:
+                    keeping.setdefault(own, (block, []))[1].append(layer)
+        return tuple(
+            group
+            for block, layers in keeping.values()
+            for group in self._groups_of(block, tuple(layers))
+        )
 
-    def _rows(self, layer: int) -> tuple[tuple[int, int, bool], ...]:
-        """What a layer keeps that does not attend: of each group floats, the window, and whether
-        they are kept at the ends of pages."""
-        if layer in self.convolutions:
-            return ((self.hidden_size, self.convolution_length, False),)
-        if self.recurrent is not None and layer in self.recurrent.layers:
+    def _keeps(self, layer: int, block: Block) -> object:
+        """What layers have in common that keep the same for a block; None where nothing is kept."""
+        if block in ("convolution", "recurrent"):
+            return block
+        if block not in MIXERS or self.read_by(layer) != layer:
+            return None
+        return self._window(layer), layer in self.apart, self.pass_of(layer), self.heads_of(layer)
+
+    def _window(self, layer: int) -> int | None:
+        return self.windows[layer] if self.causal else None
+
+    def _groups_of(self, block: Block, layers: tuple[int, ...]) -> list[LayerGroup]:
+        """What layers keep for a block: that of convolutions and recurrent ones is rows of
+        floats."""
+        if block == "convolution":
+            return [_rows(layers, self.hidden_size, self.convolution_length)]
+        if block == "recurrent":
+            assert self.recurrent is not None, "of which the block is"
             own = self.recurrent
-            return ((own.cell_floats, 1, False), (own.end_floats, 1, True))
-        return ()
+            return [_rows(layers, own.cell_floats, 1), _rows(layers, own.end_floats, 1, True)]
+        number = self.pass_of(layers[0])
+        return [
+            LayerGroup(
+                layers,
+                *self.heads_of(layers[0]),
+                self._window(layers[0]),
+                number - 1 if number else None,
+                latent=self.latent is not None,
+            )
+        ]
 
     def constants(self) -> dict[str, Any]:
         """What decides the arithmetic besides the weights, as plain values."""
@@ -293,12 +326,23 @@ class ModelDescription:
             ]
         if self.latent is not None:
             values["latent"] = asdict(self.latent)
+        if "multipliers" in values:
+            values["multipliers"] = asdict(self.multipliers)
         return {**values, "architecture": self.architecture.name, "experts": experts or None}
 
-    def group_of(self, layer: int) -> int:
-        """The number of the group whose state a layer reads, the first if there are several."""
+    def group_of(self, layer: int, rows: bool = False) -> int:
+        """The number of the group whose keys and values a layer reads, or of the first in which it
+        keeps `rows` of floats."""
         own = self.read_by(layer)
-        return next(i for i, group in enumerate(self.groups) if own in group.layers)
+        return next(
+            number
+            for number, group in enumerate(self.groups)
+            if own in group.layers and bool(group.row_width) == rows
+        )
+
+
+def _rows(layers: tuple[int, ...], width: int, window: int, ends: bool = False) -> LayerGroup:
+    return LayerGroup(layers, 1, width, window, None, width, ends)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -492,6 +536,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         convolutions=convolutions,
         convolution_length=length,
         recurrent=read_recurrent(architecture, values, layers),
+        multipliers=read_multipliers(architecture, values),
         latent=latent,
         convolution_bias=bool(convolutions)
         and architecture.convolution is not None
@@ -581,6 +626,8 @@ def _residual_scale(architecture: Architecture, values: Values, layers: int) -> 
 
 
 def _logits_scale(architecture: Architecture, values: Values, hidden_size: int) -> float:
+    if architecture.logits_multiplier is not None:
+        return values.number(architecture.logits_multiplier, 1.0)
     divisor = values.number(architecture.logits_divisor, 1.0)
     return divisor / hidden_size if architecture.logits_divisor_of_width else 1.0 / divisor
 

@@ -276,7 +276,12 @@ class StateSpaceRecord:
     """Selective state spaces (Mamba 2) in the place of attention, in the layers whose entry of
     `layer_types` is one of these `layer_types`; names relative to the layer, and keys of
     config.json. The rows of `inputs` are z, values, keys, queries and a step of each head in this
-    order, those of the convolution values, keys and queries."""
+    order, those of the convolution values, keys and queries.
+
+    Where `beside`, they stand in every layer, side by side with its attention, and both read what
+    the layer reads. `normed`, and `norm_first`, whether the norm stands before the gate, are config
+    keys, or facts; so are `biases` of both projections and `output_biases` of the last one. `width`
+    is the key of the width of all heads together, where the size of a head may be "auto"."""
 
     layer_types: tuple[str, ...] = ("mamba", "linear_attention")
     inputs: str = "mamba.in_proj"
@@ -293,6 +298,11 @@ class StateSpaceRecord:
     length: str = "mamba_d_conv"
     convolution_bias: str = "mamba_conv_bias"
     biases: str = "mamba_proj_bias"
+    output_biases: str | None = None
+    normed: str | bool = True
+    norm_first: str | bool = False
+    width: str | None = None
+    beside: bool = False
     step_limits: str | None = "time_step_limit"
     negative: str = "linear_decays_are_negative"
 
@@ -314,6 +324,21 @@ class GruRecord:
     bounded: str = "use_lower_bound"
     expansion: str = "expand_ratio"
     convolution: str = "use_short_conv"
+
+
+@dataclass(frozen=True, slots=True)
+class MultiplierRecord:
+    """Keys of config.json for what single products are multiplied with (`multipliers.py`)."""
+
+    attention_input: str = "attention_in_multiplier"
+    keys: str = "key_multiplier"
+    attention_output: str = "attention_out_multiplier"
+    feed_forward: str = "mlp_multipliers"
+    """Two: of the gate, and of what comes down."""
+    space_input: str = "ssm_in_multiplier"
+    space_output: str = "ssm_out_multiplier"
+    space_parts: str = "ssm_multipliers"
+    """Five: of z, values, keys, queries and steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,6 +477,7 @@ class Architecture:
     residual_scale: str | None = None
     residual_scale_by_depth: bool = False
     """Whether it is divided by the root of the number of layers."""
+    logits_multiplier: str | None = None
     logits_divisor: str | None = None
     logits_divisor_of_width: bool = False
     """Whether logits are divided by how many times the hidden size is `config[logits_divisor]`."""
@@ -490,6 +516,7 @@ class Architecture:
     delta: DeltaRecord | None = None
     state_space: StateSpaceRecord | None = None
     gru: GruRecord | None = None
+    multipliers: MultiplierRecord | None = None
     latent: LatentRecord | None = None
     ternary: bool = False
     """Whether all matrices but the table of embeddings are ternary, and inputs have 8 bits, as

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.ops.recurrent import RecurrentShape
-from ockham.model.program.record import Architecture
+from ockham.model.program.record import Architecture, StateSpaceRecord
 from ockham.model.program.single import RECURRENT, of_kinds
 from ockham.model.program.values import Values
 
@@ -51,6 +51,7 @@ class DeltaSizes(RecurrentSizes):
     """Whether value heads take turns among key heads, and those of one do not stand together."""
     negative: bool = False
     """Whether decays are stored as they are, and not as the logarithm of their opposite."""
+    beside: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,17 @@ class StateSpaceSizes(RecurrentSizes):
 
     convolution_bias: bool = False
     biases: bool = False
-    """Of the projections."""
+    """Of the projection of inputs."""
     shortest_step: float = 0.0
     longest_step: float = float("inf")
     negative: bool = False
     """As of delta rules."""
+    output_biases: bool = False
+    normed: bool = True
+    norm_first: bool = False
+    """Whether the norm stands before the gate."""
+    beside: bool = False
+    """Whether their layers attend too, side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,9 @@ def _state_spaces(
     record = architecture.state_space
     if record is None:
         return None
-    if architecture.single:
+    if record.beside:
+        own = tuple(range(layers))
+    elif architecture.single:
         own = of_kinds(values.config, layers, RECURRENT)
     else:
         types = values.config.get("layer_types")
@@ -159,14 +168,34 @@ def _state_spaces(
         own,
         *heads,
         values.size(record.state_dim),
-        values.size(record.head_dim),
+        _head_dim(record, values, heads[1]),
         values.size(record.length),
         values.flag(record.convolution_bias),
         values.flag(record.biases),
         shortest,
         longest,
         bool(values.config.get(record.negative)),
+        values.flag(record.output_biases or record.biases),
+        values.flag(record.normed),
+        values.flag(record.norm_first),
+        record.beside,
     )
+
+
+def _head_dim(record: StateSpaceRecord, values: Values, heads: int) -> int:
+    """The size of a head, which may be said by the width of all."""
+    stated = values.config.get(record.head_dim)
+    if record.width is None or (stated is not None and stated != "auto"):
+        own = values.size(record.head_dim)
+    else:
+        own = values.size(record.width) // heads
+    whole = own * heads if record.width is None else values.size(record.width)
+    if own * heads != whole:
+        raise ModelError(
+            f"{values.spelling.of(str(record.width))} is {whole}, and not that of {heads} heads "
+            f"({record.heads}) of {own} ({record.head_dim})."
+        )
+    return own
 
 
 def _limits(values: Values, key: str | None) -> tuple[float, float]:

@@ -135,8 +135,8 @@ HERMES = Format(
     written=("<tool_call>\n", "\n", "\n</tool_call>"),
     wrapped=True,
 )
-"""Hermes, Qwen 2.5 and 3, Granite 4, SmolLM 2 and 3, and what Ockham writes for a template that
-shows no tools."""
+"""Hermes, Qwen 2.5 and 3, Granite 4, SmolLM 2 and 3, Falcon-H1, and what Ockham writes for a
+template that shows no tools."""
 
 _DEEPSEEK_OPEN, _DEEPSEEK_CLOSE = (
     f"<\uff5ctool\u2581calls\u2581{end}\uff5c>" for end in ("begin", "end")

@@ -18,7 +18,12 @@ from safetensors.numpy import load_file
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import AttentionInput
-from ockham.model.checkpoint.gguf.config import GGUF_ARCHITECTURES, GGUF_MIXTURES, config_of
+from ockham.model.checkpoint.gguf.config import (
+    GGUF_ARCHITECTURES,
+    GGUF_MIXTURES,
+    config_of,
+    describe_gguf,
+)
 from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.checkpoint.pairs import in_halves
 from ockham.model.loading import load_model
@@ -149,13 +154,55 @@ def state_spaces(writer: Writer, values: dict[str, Any]) -> None:
     writer.add_ssm_time_step_rank(heads)
 
 
+def nemotron_h(writer: Writer) -> None:
+    """Of the kinds M-M*-."""
+    sizes_of_nemotron(writer, CASES["nemotron-h-by-pattern"].values)
+    writer.add_head_count_kv([0, 0, 0, 2, 0])
+    writer.add_feed_forward_length([0, 48, 0, 0, 48])
+
+
+def nemotron_h_experts(writer: Writer) -> None:
+    """Of the kinds M-*EME, of which the second is in no file of llama.cpp's."""
+    sizes_of_nemotron(writer, CASES["nemotron-h"].values)
+    writer.add_head_count_kv([0, 0, 2, 0, 0, 0])
+    writer.add_feed_forward_length([0, 48, 0, 24, 0, 24])
+    writer.add_expert_count(6)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_shared_feed_forward_length(40)
+    writer.add_expert_weights_norm(True)
+    writer.add_expert_weights_scale(1.5)
+    writer.add_expert_group_count(1)
+
+
+def falcon_h1(writer: Writer) -> None:
+    state_spaces(writer, CASES["falcon-h1"].values)
+
+
+def sizes_of_nemotron(writer: Writer, values: dict[str, Any]) -> None:
+    names = {
+        "mamba_d_state": "ssm_state_size",
+        "mamba_n_groups": "n_groups",
+        "mamba_n_heads": "mamba_num_heads",
+        "mamba_d_head": "mamba_head_dim",
+    }
+    state_spaces(writer, {ours: values[theirs] for ours, theirs in names.items()})
+    writer.add_rope_scaling_finetuned(False)
+
+
 def nothing(writer: Writer) -> None:
     pass
+
+
+EPSILONS = ("norm_eps", "layer_norm_epsilon", "rms_norm_eps")
 
 
 MINICPM = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 0.5}
 EARLY = {"embedding_multiplier": 12.0, "residual_multiplier": 0.7, "logits_scaling": 32 / 256}
 SCALE = {"attention_multiplier": 8**-0.5}
+FALCON_H1_NORMED = replace(
+    CASES["falcon-h1-normed"],
+    values={**CASES["falcon-h1-normed"].values, "tie_word_embeddings": False},
+)
 EVERY_FOURTH = replace(CASES["smollm3"], values={"no_rope_layer_interval": 4})
 EQUAL = {**CASES["ministral3"].values["rope_parameters"], "mscale_all_dim": 1.0}
 FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
@@ -227,6 +274,10 @@ FILES: dict[str, tuple[str, Case, Callable[[Writer], None]]] = {
         CASES["granite4-hybrid-experts"],
         granite_hybrid_experts,
     ),
+    "falcon-h1": ("falcon-h1", CASES["falcon-h1"], falcon_h1),
+    "falcon-h1-normed": ("falcon-h1", FALCON_H1_NORMED, falcon_h1),
+    "nemotron-h": ("nemotron_h", CASES["nemotron-h-by-pattern"], nemotron_h),
+    "nemotron-h-experts": ("nemotron_h_moe", CASES["nemotron-h"], nemotron_h_experts),
     "lfm2": ("lfm2", CASES["lfm2"], lfm2),
     "lfm2-moe": ("lfm2moe", CASES["lfm2-moe"], lfm2_moe),
 }
@@ -248,7 +299,7 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
         elif "shared_mlp.output_linear" in name and dense:
             yield f"{block}ffn_down.weight", value
         elif "e_score_correction_bias" in name:
-            yield f"{block}exp_probs_b.bias", value[0]
+            yield f"{block}exp_probs_b.bias", value.reshape(-1)
         elif "_sub_norm" in name:
             yield f"{block}{text.rsplit('.', 2)[1]}.weight", value
         elif name.endswith("expert_bias"):
@@ -261,16 +312,28 @@ def converted(weights: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]
             yield f"{block}{kind}.scale", value
         elif name.endswith("conv.conv.weight"):
             yield text, value[:, 0]
-        elif ".mamba." in name:
-            yield from state_space(name, value, block)
+        elif ".mixer.experts." in name:
+            yield re.sub(r"backbone\.(.*)mixer", r"model.\1mlp", name), value
+        elif found := re.search(r"\.(?:mamba|mixer)\.(\w+)(?:\.\w+)?$", name):
+            yield from state_space(name, value, block) if found[1] in SPACES else [(name, value)]
         else:
             yield text, value
 
 
+SPACES = {
+    "in_proj": "in",
+    "conv1d": "conv1d",
+    "norm": "norm",
+    "out_proj": "out",
+    "A_log": "a",
+    "D": "d",
+    "dt_bias": "dt",
+}
+
+
 def state_space(name: str, value: np.ndarray, block: str) -> Iterator[tuple[str, np.ndarray]]:
     """A tensor of Mamba 2, as conversion/mamba.py of llama.cpp writes it."""
-    own = name.split(".mamba.")[1]
-    names = {"in_proj": "in", "conv1d": "conv1d", "norm": "norm", "out_proj": "out"}
+    own = re.split(r"\.(?:mamba|mixer)\.", name)[1]
     if own == "A_log":
         yield f"{block}ssm_a", -np.exp(value)[:, None]
     elif own == "D":
@@ -281,7 +344,32 @@ def state_space(name: str, value: np.ndarray, block: str) -> Iterator[tuple[str,
         base, end = own.split(".")
         cut = value[:, 0] if own == "conv1d.weight" else value
         cut = cut.reshape(2, -1) if own == "norm.weight" else cut
-        yield f"{block}ssm_{names[base]}.{end}", cut
+        yield f"{block}ssm_{SPACES[base]}.{end}", cut
+
+
+def multiplied(
+    weights: dict[str, np.ndarray], values: dict[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of Falcon-H1, of which llama.cpp's converter multiplies the matrices."""
+    gate, down = values["mlp_multipliers"]
+    keys, wide = values["mamba_n_groups"] * values["mamba_d_state"], values["mamba_d_ssm"]
+    parts = (wide, wide, keys, keys, values["mamba_n_heads"])
+    rows = np.repeat(values["ssm_multipliers"], parts) * values["ssm_in_multiplier"]
+    read = values["attention_in_multiplier"]
+    factors: dict[str, Any] = {
+        "down_proj": down,
+        "gate_proj": gate,
+        "k_proj": values["key_multiplier"] * read,
+        "q_proj": read,
+        "v_proj": read,
+        "o_proj": values["attention_out_multiplier"],
+        "out_proj": values["ssm_out_multiplier"],
+        "in_proj": rows[:, None],
+        "lm_head": values["lm_head_multiplier"],
+        "embed_tokens": values["embedding_multiplier"],
+    }
+    for name, value in weights.items():
+        yield name, value * np.float32(factors.get(name.split(".")[-2], 1.0))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -290,7 +378,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     oracle = case.build()
     oracle.save_pretrained(tmp_path)
     text = oracle.config.get_text_config()
-    rope = text.rope_parameters
+    rope = getattr(text, "rope_parameters", None) or {"rope_theta": 1e4}
     rope = rope.get("full_attention", rope)
     theta, heads = rope["rope_theta"], text.num_attention_heads
     dim = case.values.get("head_dim", text.hidden_size // heads)
@@ -299,7 +387,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     config = {
         **COMMON,
         **case.values,
-        "rms_norm_eps": getattr(text, "norm_eps", None) or text.rms_norm_eps,
+        "rms_norm_eps": next(getattr(text, key) for key in EPSILONS if hasattr(text, key)),
         "rope_theta": theta,
         "head_dim": dim,
         "sliding_window": getattr(text, "sliding_window", None),
@@ -314,7 +402,10 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     config.setdefault("num_experts_per_tok", 2)
     if "ernie" in name:
         config["moe_intermediate_size"] = None
-    weights = dict(converted(load_file(tmp_path / "model.safetensors")))
+    stored = load_file(tmp_path / "model.safetensors")
+    if architecture == "falcon-h1":
+        stored = dict(multiplied(stored, case.values))
+    weights = dict(converted(stored))
     if architecture == "gemma4":  # of 16 pairs a quarter is rotated
         weights["rope_freqs.weight"] = np.array([1.0] * 4 + [1e30] * 12, np.float32)
     if name == "gemma4-e":  # published files hold keys of layers that read others' too
@@ -326,6 +417,48 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     expected = oracle_logits(oracle, case.prompts())
     assert_same_logits(prompt_logits(model, case.prompts(), 16), expected)
     assert not any("warning" in line for line in told)
+
+
+NEMOTRON_H = {
+    "general.architecture": "nemotron_h",
+    "nemotron_h.block_count": 3,
+    "nemotron_h.attention.head_count_kv": [0, 2, 0],
+    "nemotron_h.feed_forward_length": [0, 0, 48],
+}
+OF_LAYERS = {"blk.0.ssm_in.weight": (1, 1), "blk.1.attn_q.weight": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "shapes", "why"),
+    [
+        ({}, OF_LAYERS, "its layer 2 has none of the tensors ssm_in, .*ffn_up"),
+        ({"nextn_predict_layers": 3}, {}, "its nextn_predict_layers is 3, of 3 layers in"),
+        ({"attention.head_count_kv": [0, 2]}, None, "head_count_kv has 2 entries for 3 layers"),
+        ({"feed_forward_length": [0, 0, 0]}, None, r"feed_forward_length is \[0, 0, 0\]; one pos"),
+    ],
+)
+def test_layers_of_nemotron_h_say_what_they_are(
+    metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None, why: str
+) -> None:
+    given = {**NEMOTRON_H, **{f"nemotron_h.{key}": value for key, value in metadata.items()}}
+    whole = {**OF_LAYERS, "blk.2.ffn_up.weight": (48, 32)}
+    with pytest.raises(ModelError, match=why):
+        config_of(given, whole if shapes is None else shapes, {})
+
+
+def test_blocks_of_nemotron_h_that_predict_further_tokens_are_left_out() -> None:
+    further = {"nemotron_h.block_count": 4, "nemotron_h.nextn_predict_layers": 1}
+    further |= {"nemotron_h.attention.head_count_kv": [0, 2, 0, 2]}
+    sizes = {"embedding_length": 32, "attention.head_count": 4, "attention.key_length": 8}
+    sizes |= {"ssm.time_step_rank": 2, "ssm.inner_size": 16, "ssm.state_size": 4}
+    sizes |= {"ssm.group_count": 1, "ssm.conv_kernel": 4}
+    metadata = {**NEMOTRON_H, **further, **{f"nemotron_h.{k}": v for k, v in sizes.items()}}
+    shapes = {**OF_LAYERS, "blk.2.ffn_up.weight": (48, 32), "token_embd.weight": (101, 32)}
+    found = describe_gguf(
+        config_of(metadata, shapes, {}), "nemotron_h", GGUF_ARCHITECTURES["nemotron_h"]
+    )
+    assert found.layers == 3
+    assert found.architecture.unused[-1] == "blk.3."
 
 
 def test_phi_4_mini_rotates_a_part_of_each_head_by_factors(tmp_path: Path) -> None:

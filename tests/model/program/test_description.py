@@ -149,6 +149,41 @@ def test_state_spaces_have_sizes_that_fit() -> None:
         describe({**granite, "mamba_d_state": 0})
 
 
+FALCON_H1 = {
+    **LLAMA,
+    "architectures": ["FalconH1ForCausalLM"],
+    "num_key_value_heads": 2,
+    "mamba_d_ssm": 48,
+    "mamba_n_heads": 6,
+    "mamba_n_groups": 2,
+}
+
+
+def test_blocks_side_by_side_keep_each_its_own() -> None:
+    found = describe(FALCON_H1)
+    assert found.blocks(1) == ("attention", "recurrent", "feed_forward")
+    assert [group.layers for group in found.groups] == [(0, 1, 2, 3)] * 3
+    assert [bool(group.row_width) for group in found.groups] == [False, True, True]
+    assert (found.group_of(1), found.group_of(1, rows=True)) == (0, 1)
+    assert found.recurrent is not None
+    assert found.recurrent.value_dim == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"mamba_d_head": 10}, r"mamba_d_ssm of config\.json is 48, and not that of 6 heads"),
+        ({"mamba_n_heads": 10}, r"mamba_d_ssm of config\.json is 48, and not that of 10 heads"),
+        ({"ssm_multipliers": [1.0] * 4}, r"ssm_multipliers of .* must be 5 positive numbers"),
+        ({"mlp_multipliers": [1.0, -1.0]}, r"mlp_multipliers of .* must be 2 positive numbers"),
+        ({"key_multiplier": 0}, r"key_multiplier of config\.json must be a positive number"),
+    ],
+)
+def test_sizes_and_multipliers_of_falcon_h1_fit(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        describe({**FALCON_H1, **given})
+
+
 @pytest.mark.parametrize(("rope", "growth"), [({}, "'a'"), ({"llama_4_scaling_beta": -1}, "-1")])
 def test_queries_grow_by_a_positive_number(rope: dict[str, Any], growth: str) -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

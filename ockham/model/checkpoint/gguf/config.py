@@ -16,6 +16,7 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.checkpoint.gguf.gemma4 import read_assistant, read_gemma4
+from ockham.model.checkpoint.gguf.nemotron_h import read_nemotron_h
 from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription, describe
@@ -214,8 +215,33 @@ _STATE_SPACE = {
     "mamba.norm": "ssm_norm",
     "mamba.out_proj": "ssm_out",
 }
-_BARE = ("ssm_a", "ssm_d")
-"""Tensors whose names end in neither weight nor bias."""
+_NEMOTRON_H = {
+    "norm": "attn_norm",
+    "mixer.q_proj": "attn_q",
+    "mixer.k_proj": "attn_k",
+    "mixer.v_proj": "attn_v",
+    "mixer.o_proj": "attn_output",
+    "mixer.up_proj": "ffn_up",
+    "mixer.down_proj": "ffn_down",
+    **{name.replace("mamba.", "mixer."): theirs for name, theirs in _STATE_SPACE.items()},
+    "mixer.gate": "ffn_gate_inp",
+    "mixer.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mixer.experts.up_proj": "ffn_up_exps",
+    "mixer.experts.down_proj": "ffn_down_exps",
+    "mixer.shared_experts.up_proj": "ffn_up_shexp",
+    "mixer.shared_experts.down_proj": "ffn_down_shexp",
+}
+_FALCON_H1 = {
+    **LAYER,
+    **_STATE_SPACE,
+    "pre_ff_layernorm.weight": "ffn_norm",
+    "feed_forward.gate_proj": "ffn_gate",
+    "feed_forward.up_proj": "ffn_up",
+    "feed_forward.down_proj": "ffn_down",
+}
+_BARE = ("ssm_a", "ssm_d", "ffn_norm")
+"""Tensors whose names end in neither weight nor bias, where they stand for a whole name; the last
+one is Falcon-H1's."""
 _DEEPSEEK = {
     **_EXPERTS,
     "self_attn.q_a_proj": "attn_q_a",
@@ -241,7 +267,10 @@ _BLOCK = {
 the model's own."""
 OUTSIDE = {
     "embed_tokens": "token_embd",
+    "embeddings": "token_embd",
     "norm": "output_norm",
+    "norm_f": "output_norm",
+    "final_layernorm": "output_norm",
     "embedding_norm": "token_embd_norm",  # LFM2's last norm
     "lm_head": "output",
     "embed_tokens_per_layer": "per_layer_token_embd",
@@ -335,6 +364,10 @@ GGUF_ARCHITECTURES = {
             "shared_intermediate_size": config.get("intermediate_size"),
         },
     ),
+    "falcon-h1": GgufArchitecture("FalconH1ForCausalLM", _FALCON_H1),
+    "nemotron_h": GgufArchitecture(
+        "NemotronHForCausalLM", _NEMOTRON_H, reordered=True, read=read_nemotron_h
+    ),
 }
 """`general.architecture` -> what it is here. Mistral's models call themselves llama; the text parts
 of Qwen's models of images are as those without; MiniCPM's multipliers are Granite's."""
@@ -364,6 +397,13 @@ GGUF_MIXTURES = {
         reordered=True,
         normalised=True,
         shared=(".shared_mlp.gate_proj", ".shared_mlp.up_proj"),
+    ),
+    "nemotron_h_moe": GgufArchitecture(
+        "NemotronHForCausalLM",
+        _NEMOTRON_H,
+        reordered=True,
+        normalised=True,
+        read=read_nemotron_h,
     ),
     "lfm2moe": GgufArchitecture("Lfm2MoeForCausalLM", _LFM2_EXPERTS, normalised=True),
     "ernie4_5-moe": GgufArchitecture("Ernie4_5_MoeForCausalLM", _ERNIE_EXPERTS, normalised=True),
@@ -455,10 +495,10 @@ def _config_of(
     config: dict[str, Any] = {}
     attending = given(_KV_HEADS)
     known = ARCHITECTURES[architecture.record]
-    if isinstance(attending, list) and (known.convolution or known.state_space):
-        config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, known)
     if architecture.read is not None:
         config |= architecture.read(given, shapes, factors.get("rope_freqs", []))
+    elif isinstance(attending, list) and (known.convolution or known.state_space):
+        config |= _attending_layers(f"{name}.{_KV_HEADS}", attending, known)
     config |= {
         ours: _one_value(f"{name}.{theirs}", given(theirs))
         for theirs, ours in KEYS.items()
@@ -486,17 +526,18 @@ def _config_of(
         config["sliding_window"] = architecture.windows.get(config["num_hidden_layers"])
     config["architectures"] = [record]
     config["tie_word_embeddings"] = "output.weight" not in shapes
-    biased = any(f"blk.0.attn_{kind}.bias" in shapes for kind in ("q", "qkv"))
+    held = {each.partition(".")[2].partition(".")[2] for each in shapes}
+    biased = bool(held & {"attn_q.bias", "attn_qkv.bias"})
     config["attention_bias"] = config["qkv_bias"] = biased
-    config["attention_out_bias"] = "blk.0.attn_output.bias" in shapes
-    config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
+    config["attention_out_bias"] = "attn_output.bias" in held
+    config["mlp_bias"] = "ffn_up.bias" in held
     if given("rope.scaling.finetuned") is False:  # so says Granite 4 that nothing is rotated
         config["position_embedding_type"] = "nope"
     if config.get("num_experts"):
         _add_experts(config, architecture, given, shapes)
     if "token_embd.weight" not in shapes:
-        held = f"only {len(shapes)} others" if shapes else "no tensors at all"
-        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {held}.")
+        others = f"only {len(shapes)} others" if shapes else "no tensors at all"
+        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {others}.")
     config["vocab_size"] = shapes["token_embd.weight"][0]
     sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
     if all(isinstance(size, int) and size > 0 for size in sizes):
@@ -562,6 +603,14 @@ def _state_spaces(
         record.convolution_bias: any(name.endswith("ssm_conv1d.bias") for name in shapes),
         record.biases: any(name.endswith("ssm_in.bias") for name in shapes),
     }
+    if record.output_biases is not None:
+        found[record.output_biases] = any(name.endswith("ssm_out.bias") for name in shapes)
+    if isinstance(record.normed, str):
+        found[record.normed] = any(name.endswith("ssm_norm.weight") for name in shapes)
+    if isinstance(record.norm_first, str):  # as llama.cpp has it
+        found[record.norm_first] = False
+    if record.width is not None:
+        found[record.width] = values
     layers = config.get("num_hidden_layers")
     if "layer_types" not in config and type(layers) is int:
         found["layer_types"] = ["full_attention"] * layers
@@ -669,7 +718,7 @@ def describe_gguf(
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
     """Where a tensor stands: whole in the tensor `name`, or as one of those that `name` stacks:
-    number `expert`. Files of 2023 have it in one of its own, `alone`."""
+    number `expert`. Other files have it in one of its own, `alone`."""
 
     name: str
     expert: int | None = None
@@ -682,7 +731,7 @@ def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
     whole = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
     entire = architecture.layer.get(whole[2], "") if whole else ""
     if whole and ("." in entire or entire in _BARE):
-        return Place(f"blk.{whole[1]}.{entire}")
+        return Place(f"blk.{whole[1]}.{entire}", alone=f"blk.{whole[1]}.{entire}.weight")
     base, _, end = name.rpartition(".")
     if end not in ("weight", "bias"):
         base, end = name, "weight"

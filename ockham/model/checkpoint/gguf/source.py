@@ -279,7 +279,7 @@ class GgufSource:
     def _reordered_head(self, part: Part) -> int | None:
         """The size of a head where rows are reordered within heads."""
         base = part.name.rpartition(".")[0]
-        if self._architecture.reordered and base.endswith(("self_attn.q_proj", "self_attn.k_proj")):
+        if self._architecture.reordered and base.endswith((".q_proj", ".k_proj")):
             return int(self.config["head_dim"])
         return None
 

@@ -19,16 +19,18 @@ from ockham.model.program.recurrent import DeltaSizes, GruSizes, RecurrentLayers
 from ockham.model.program.weights import Part
 
 
-def recurrent(compiling: Compiling, layer: int, sizes: RecurrentLayers) -> None:
+def recurrent(compiling: Compiling, layer: int, sizes: RecurrentLayers, held: bool) -> None:
+    """A layer with a state of each head, which reads the stream as it was `held`, or as it is."""
     if isinstance(sizes, DeltaSizes):
+        assert not held, "only state spaces stand beside others"
         _delta(compiling, layer, sizes)
     elif isinstance(sizes, GruSizes):
         _gru(compiling, layer, sizes)
     else:
-        _state_space(compiling, layer, sizes)
+        _state_space(compiling, layer, sizes, held)
 
 
-def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes) -> None:
+def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes, held: bool) -> None:
     d, record, prefix = compiling.d, compiling.record.state_space, compiling.layer(layer)
     assert record is not None
     shape, heads = sizes.shape, sizes.value_heads
@@ -45,6 +47,10 @@ def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes) -> No
         [(f"{convolution}.weight", (shape.channels, 1, sizes.length))]
     )
     weight = weight.reshape(shape.channels, -1)[mixed]
+    gate, *parts_of_row, step = d.multipliers.space_parts
+    if {*parts_of_row} != {1.0}:  # of channels, which are multiplied where they are convolved
+        factors = np.repeat(parts_of_row, (values, keys, keys)).astype(np.float32)
+        weight = weight * factors[mixed][:, None]
     inputs_bias = bias = None
     if sizes.biases:
         every = np.concatenate([np.arange(*each) for each in order])
@@ -52,9 +58,9 @@ def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes) -> No
     if sizes.convolution_bias:
         bias = compiling.bias(convolution, shape.channels)
         bias = bias.reshape(shape.channels, -1)[mixed].reshape(-1)
-    compiling.adaptable(layer, "out", prefix, (record.output,), (size,), values)
+    compiling.adaptable(layer, "outputs", prefix, (record.output,), (size,), values)
     decay = compiling.weights.vector([(prefix + record.decay, (heads,))])
-    cells = d.group_of(layer)
+    cells = d.group_of(layer, rows=True)
     compiling.ops.append(
         StateSpace(
             layer,
@@ -70,18 +76,29 @@ def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes) -> No
             decay=decay if sizes.negative else -np.exp(decay),
             step_bias=compiling.weights.vector([(prefix + record.step_bias, (heads,))]),
             skip=compiling.weights.vector([(prefix + record.skip, (heads,))]),
-            out=compiling.matrix(prefix + record.output, size, values, "attention_output"),
-            norm=compiling.norm(prefix, compiling.record.attention_norm),
-            group_norm=Norm(
-                compiling.weights.vector([(f"{prefix}{record.norm}.weight", (values,))]), d.norm_eps
+            outputs=compiling.matrix(prefix + record.output, size, values, "attention_output"),
+            norm=compiling.norm(
+                prefix, compiling.record.attention_norm, multiplier=d.multipliers.space_input
+            ),
+            group_norm=(
+                Norm(
+                    compiling.weights.vector([(f"{prefix}{record.norm}.weight", (values,))]),
+                    d.norm_eps,
+                )
+                if sizes.normed
+                else None
             ),
             norm_groups=sizes.key_heads,
             bias=bias,
             inputs_bias=inputs_bias,
-            out_bias=compiling.bias(prefix + record.output, size) if sizes.biases else None,
+            out_bias=compiling.bias(prefix + record.output, size) if sizes.output_biases else None,
             shortest_step=sizes.shortest_step,
             longest_step=sizes.longest_step,
-            residual_scale=d.residual_scale,
+            residual_scale=d.residual_scale * d.multipliers.space_output,
+            norm_first=sizes.norm_first,
+            gate_scale=gate,
+            step_scale=step,
+            held=held,
         )
     )
 
@@ -94,7 +111,7 @@ def _delta(compiling: Compiling, layer: int, sizes: DeltaSizes) -> None:
     weight = compiling.weights.vector(
         [(f"{prefix}{record.weight}.weight", (channels, 1, sizes.length))]
     )
-    cells = d.group_of(layer)
+    cells = d.group_of(layer, rows=True)
     inputs = _delta_inputs(compiling, prefix, sizes)
     if not sizes.tiled:  # an adapter's value heads stand in the order of the original
         if not record.fused:  # whose rows of one kind do not stand together
@@ -225,7 +242,7 @@ def convolution(compiling: Compiling, layer: int) -> None:
     compiling.ops.append(
         ShortConvolution(
             layer,
-            d.group_of(layer),
+            d.group_of(layer, rows=True),
             d.convolution_length,
             inputs=compiling.matrix(inputs, 3 * size, size, "qkv"),
             weight=np.ascontiguousarray(weight.reshape(size, -1).T).reshape(-1),

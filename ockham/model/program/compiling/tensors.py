@@ -127,19 +127,25 @@ class Compiling:
     def bias(self, name: str, rows: int) -> Floats:
         return self.weights.vector([(name + ".bias", (rows,))])
 
-    def norm(self, prefix: str, name: str | None, width: int | None = None) -> Norm | None:
+    def norm(
+        self, prefix: str, name: str | None, width: int | None = None, multiplier: float = 1.0
+    ) -> Norm | None:
+        """A norm, if it has a name, of what is multiplied then."""
         if name is None:
+            assert multiplier == 1.0, "there is a norm whose weights are multiplied"
             return None
         shape, weight, bias = (width or self.d.hidden_size,), "weight", "bias"
         # Old checkpoints of BERT have TensorFlow's names.
         if self.weights.has(f"{prefix}{name}.gamma"):
             weight, bias = "gamma", "beta"
-        return Norm(
-            self.weights.vector([(f"{prefix}{name}.{weight}", shape)], self.record.norm_offset),
-            self.d.norm_eps,
-            self.record.norm_kind,
-            self.weights.vector([(f"{prefix}{name}.{bias}", shape)]) if self.d.norm_bias else None,
-        )
+        vectors = [
+            self.weights.vector([(f"{prefix}{name}.{weight}", shape)], self.record.norm_offset)
+        ]
+        if self.d.norm_bias:
+            vectors.append(self.weights.vector([(f"{prefix}{name}.{bias}", shape)]))
+        if multiplier != 1.0:
+            vectors = [vector * np.float32(multiplier) for vector in vectors]
+        return Norm(vectors[0], self.d.norm_eps, self.record.norm_kind, *vectors[1:])
 
     def read_norm(self, matrix: str, norm: Norm | None, width: int) -> Norm | None:
         """The norm of what a matrix multiplies: that of its branch, and then its own."""
