@@ -19,7 +19,6 @@ from ockham.engine.messages import Delta, Request
 from tests.helpers.gpt_oss import tiny_gpt_oss
 from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
-    tiny_falcon_h1,
     tiny_granite_hybrid,
     tiny_latent,
     tiny_lfm2,
@@ -31,7 +30,6 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "short convolution": lambda path: tiny_lfm2(path, length=11),
     "delta rule": tiny_qwen3_5,
     "state space": tiny_granite_hybrid,
-    "state space beside attention": tiny_falcon_h1,
     "linear recurrence": tiny_matmul_free,
     "latent rows": lambda path: tiny_latent(path, hidden_size=64),
     "sinks": lambda path: tiny_gpt_oss(path, window=20),

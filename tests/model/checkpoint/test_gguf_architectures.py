@@ -158,7 +158,7 @@ def nemotron_h(writer: Writer) -> None:
     """Of the kinds M-M*-."""
     sizes_of_nemotron(writer, CASES["nemotron-h-by-pattern"].values)
     writer.add_head_count_kv([0, 0, 0, 2, 0])
-    writer.add_feed_forward_length([0, 48, 0, 0, 48])
+    writer.add_feed_forward_length([0, 52, 0, 0, 52])
 
 
 def nemotron_h_experts(writer: Writer) -> None:
