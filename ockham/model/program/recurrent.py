@@ -80,6 +80,7 @@ class GruSizes:
     layers: tuple[int, ...]
     width: int
     bounded: bool = False
+    beside: ClassVar[bool] = False
 
     @property
     def cell_floats(self) -> int:

@@ -21,13 +21,14 @@ from ockham.model.program.weights import Part
 
 def recurrent(compiling: Compiling, layer: int, sizes: RecurrentLayers, held: bool) -> None:
     """A layer with a state of each head, which reads the stream as it was `held`, or as it is."""
-    if isinstance(sizes, DeltaSizes):
-        assert not held, "only state spaces stand beside others"
-        _delta(compiling, layer, sizes)
-    elif isinstance(sizes, GruSizes):
-        _gru(compiling, layer, sizes)
-    else:
+    if isinstance(sizes, StateSpaceSizes):
         _state_space(compiling, layer, sizes, held)
+        return
+    assert not held, "only state spaces stand beside others"
+    if isinstance(sizes, DeltaSizes):
+        _delta(compiling, layer, sizes)
+    else:
+        _gru(compiling, layer, sizes)
 
 
 def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes, held: bool) -> None:
