@@ -185,7 +185,7 @@ def _of_key_heads(
 def _gru(compiling: Compiling, layer: int, sizes: GruSizes) -> None:
     d, record, prefix = compiling.d, compiling.record.gru, compiling.layer(layer)
     assert record is not None
-    size, width, cells = d.hidden_size, sizes.width, d.group_of(layer)
+    size, width, cells = d.hidden_size, sizes.width, d.group_of(layer, rows=True)
     norm = compiling.norm(prefix, compiling.record.attention_norm)
     inner_norm, output = compiling.norm(prefix, record.inner_norm, width), prefix + record.output
     assert inner_norm is not None
