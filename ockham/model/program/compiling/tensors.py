@@ -138,14 +138,16 @@ class Compiling:
         # Old checkpoints of BERT have TensorFlow's names.
         if self.weights.has(f"{prefix}{name}.gamma"):
             weight, bias = "gamma", "beta"
-        vectors = [
-            self.weights.vector([(f"{prefix}{name}.{weight}", shape)], self.record.norm_offset)
-        ]
-        if self.d.norm_bias:
-            vectors.append(self.weights.vector([(f"{prefix}{name}.{bias}", shape)]))
+        weights = self.weights.vector(
+            [(f"{prefix}{name}.{weight}", shape)], self.record.norm_offset
+        )
+        added = (
+            self.weights.vector([(f"{prefix}{name}.{bias}", shape)]) if self.d.norm_bias else None
+        )
         if multiplier != 1.0:
-            vectors = [vector * np.float32(multiplier) for vector in vectors]
-        return Norm(vectors[0], self.d.norm_eps, self.record.norm_kind, *vectors[1:])
+            weights = weights * np.float32(multiplier)
+            added = None if added is None else added * np.float32(multiplier)
+        return Norm(weights, self.d.norm_eps, self.record.norm_kind, added)
 
     def read_norm(self, matrix: str, norm: Norm | None, width: int) -> Norm | None:
         """The norm of what a matrix multiplies: that of its branch, and then its own."""
