@@ -113,9 +113,10 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
         if not self.checkpoint_tokens:
             return ""
         held = readable(self.checkpoint_bytes // self.checkpoint_tokens)
+        room = f"{self.checkpoints} checkpoint{'' if self.checkpoints == 1 else 's'}"
         return (
-            f"; room for {self.checkpoints} checkpoints of {readable(self.checkpoint_bytes)}, one "
-            f"every {self.checkpoint_tokens} tokens of a prompt ({held} a token)"
+            f"; room for {room} of {readable(self.checkpoint_bytes)}, one every "
+            f"{self.checkpoint_tokens} tokens of a prompt ({held} a token)"
         )
 
 
