@@ -28,7 +28,7 @@ RecurrentSizes::RecurrentSizes(const Fields& fields)
 
 void RecurrentSizes::check(Program& program) const {
     require(key_heads > 0 && key_dim > 0 && value_dim > 0 && value_heads > 0 &&
-                value_heads % key_heads == 0 && length > 0,
+                value_heads % key_heads == 0 && length >= 0,
             at("the recurrence", layer) + " has sizes that make no sense.");
     require(program.planes.layer(layer, cells).row_floats == cell_floats() &&
                 program.planes.layer(layer, states).row_floats == state_floats(),
@@ -65,7 +65,7 @@ const float* Recurrence::entered(const SequenceRows& own, int64_t cell) const {
 }
 
 void Recurrence::enter() {
-    const int64_t channels = sizes_.channels();
+    const int64_t channels = sizes_.entered();
     for_rows(run_.pool, run_.active.count, channels,
              [&](int64_t i, int) { std::copy_n(projected(i), channels, made(i)); });
 }
@@ -75,6 +75,10 @@ void Recurrence::convolve(int64_t i) {
     const PlacedRow& at = chunks_.row(i);
     const int64_t channels = sizes_.channels(), oldest = at.place - (sizes_.length - 1);
     float* y = queries(i);
+    if (sizes_.length == 0) {
+        std::copy_n(projected(i), channels, y);
+        return;
+    }
     bool begun = false;
     for (int64_t n = 0; n < sizes_.length; ++n) {
         const float* x = entered(*at.own, at.cell(oldest + n));
@@ -104,7 +108,7 @@ void Recurrence::score(int64_t i, bool corrects) {
     const int64_t before = std::max<int64_t>(own.cell - start, 0);
     const int64_t run = i - own.first < own.ordered ? count - before : 1;
     for (int64_t head = 0; head < sizes_.key_heads; ++head) {
-        const int64_t key_at = sizes_.channels() + head * dk;
+        const int64_t key_at = sizes_.entered() + head * dk;
         for (int kind = 0; kind < (corrects ? 2 : 1); ++kind) {
             const float* x = queries(i) + kind * sizes_.keys() + head * dk;
             float* to = scores(i, head, kind);
@@ -122,7 +126,7 @@ void Recurrence::score(int64_t i, bool corrects) {
 // it, in one order: that of a row alone.
 void Recurrence::run_head(const SequenceRows& own, int64_t head, bool corrects, Buffer& memory) {
     const int64_t dk = sizes_.key_dim, dv = sizes_.value_dim, floats = sizes_.head_floats();
-    const int64_t key_head = sizes_.key_head(head), values_of = sizes_.channels() + sizes_.keys();
+    const int64_t key_head = sizes_.key_head(head), values_of = sizes_.entered() + sizes_.keys();
     const int64_t update_at = values_of + head * dv, sum_at = values_of + sizes_.values() + head;
     const int64_t most = std::max(2 * chunk_, dk);
     const RowKernels& kernels = run_.kernels;
@@ -191,7 +195,7 @@ void Recurrence::run_head(const SequenceRows& own, int64_t head, bool corrects, 
         if (place + rows < chunk_) continue;
         // The chunk ends: its state is left for the next one.
         for (int64_t j = 0; j < chunk_; ++j) {
-            const float* key = row(own, start + j) + sizes_.channels() + key_head * dk;
+            const float* key = row(own, start + j) + sizes_.entered() + key_head * dk;
             for (int64_t d = 0; d < dk; ++d) turned[d * chunk_ + j] = factors[1 + j] * key[d];
         }
         for (int64_t d = 0; d < dk; ++d) scales[d] = turned + d * chunk_;
@@ -210,7 +214,7 @@ void Recurrence::run_head(const SequenceRows& own, int64_t head, bool corrects, 
 
 // What entered the convolution before the end of each chunk that the step ends and keeps.
 void Recurrence::keep_entered(const SequenceRows& own) {
-    const int64_t before = sizes_.length - 1, channels = sizes_.channels();
+    const int64_t before = std::max<int64_t>(sizes_.length - 1, 0), channels = sizes_.channels();
     const int64_t stop = own.cell + own.ordered;
     for (int64_t end = (own.cell / chunk_ + 1) * chunk_; end <= stop; end += chunk_) {
         float* kept = chunks_.end(own, end / chunk_ - 1);

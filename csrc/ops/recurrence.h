@@ -3,6 +3,7 @@
 // ockham/kernels/ops/recurrent.py says what is computed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct RecurrentSizes {
     int64_t layer = 0;
     int64_t cells = 0, states = 0;  // groups: of what is kept of each token, and of each chunk
     int64_t key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
-    int64_t length = 0;          // of the convolution
+    int64_t length = 0;          // of the convolution; 0: there is none, and no activation
     std::vector<float> weight;   // [length][channels], the newest token's last
     std::vector<float> bias;     // of the convolution, or empty
     bool tiled = false;  // value heads take turns among key heads, and do not stand beside each other
@@ -34,11 +35,12 @@ struct RecurrentSizes {
     // What goes through the convolution: queries, keys, values.
     int64_t channels() const { return 2 * keys() + values(); }
     // Of a token: what entered the convolution, its keys, its updates, its decays' sums.
-    int64_t cell_floats() const { return channels() + keys() + values() + value_heads; }
+    int64_t entered() const { return length > 0 ? channels() : 0; }
+    int64_t cell_floats() const { return entered() + keys() + values() + value_heads; }
     // Of a chunk's end: the state of each head (key_dim, value_dim), and the inputs before it.
     int64_t head_floats() const { return key_dim * value_dim; }
     int64_t state_floats() const {
-        return value_heads * head_floats() + (length - 1) * channels();
+        return value_heads * head_floats() + std::max<int64_t>(length - 1, 0) * channels();
     }
 };
 
@@ -78,7 +80,7 @@ class Recurrence {
 
    private:
     float* made(int64_t i) const { return made_ + i * sizes_.cell_floats(); }
-    float* keys(int64_t i) const { return made(i) + sizes_.channels(); }
+    float* keys(int64_t i) const { return made(i) + sizes_.entered(); }
     float* updates(int64_t i) const { return keys(i) + sizes_.keys(); }
     float* sums(int64_t i) const { return updates(i) + sizes_.values(); }
     // Of a row's query (kind 0) or key (1) with each key of its chunk up to it.

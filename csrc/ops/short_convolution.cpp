@@ -88,70 +88,79 @@ ShortConvolution::ShortConvolution(const Fields& fields)
       inputs_bias(fields.floats("inputs_bias")),
       bias(fields.floats("bias")),
       out_bias(fields.floats("out_bias")),
-      residual_scale(fields.number("residual_scale")) {}
+      residual_scale(fields.number("residual_scale")),
+      activated(fields.flag("activated")) {}
 
 void ShortConvolution::check(Program& program) const {
     const int64_t hidden = program.hidden;
     require(program.planes.group_of(layer) == group,
             at("the planes", layer) + " belong to another group.");
-    require(program.planes.layer(layer).row_floats == hidden,
+    const int64_t wide = out.inputs(), parts = activated ? 2 : 3;
+    require(program.planes.layer(layer).row_floats == wide,
             at("the planes", layer) + " have another shape than what its convolution keeps.");
-    require(length > 0 && static_cast<int64_t>(weight.size()) == length * hidden,
+    require(length > 0 && static_cast<int64_t>(weight.size()) == length * wide,
             at("the convolution", layer) + " has not as many weights as its length says.");
-    check_dense(program, inputs, 3 * hidden, hidden, at("the convolution's inputs", layer));
-    check_dense(program, out, hidden, hidden, at("the convolution's output", layer));
+    check_dense(program, inputs, parts * wide, hidden, at("the convolution's inputs", layer));
+    check_dense(program, out, hidden, wide, at("the convolution's output", layer));
     check_norm(norm, hidden, at("the norm", layer));
-    check_vector(inputs_bias, 3 * hidden, at("the bias of the convolution's inputs", layer));
-    check_vector(bias, hidden, at("the convolution's bias", layer));
+    check_vector(inputs_bias, parts * wide, at("the bias of the convolution's inputs", layer));
+    check_vector(bias, wide, at("the convolution's bias", layer));
     check_vector(out_bias, hidden, at("the bias of the convolution's output", layer));
 }
 
-void ShortConvolution::convolve(const float* const* sources, const float* gate, float* y) const {
-    const int64_t hidden = static_cast<int64_t>(weight.size()) / length;
-    // From the oldest token on; what stands before the first one is zero.
+// What the latest tokens left, summed: what stands before the first one is zero.
+void ShortConvolution::convolve(const float* const* sources, float* y) const {
+    const int64_t wide = static_cast<int64_t>(weight.size()) / length;
     bool begun = false;
     for (int64_t i = 0; i < length; ++i) {
         const float* u = sources[i];
-        const float* w = weight.data() + i * hidden;
+        const float* w = weight.data() + i * wide;
         if (u == nullptr) continue;
         if (begun)
-            for (int64_t d = 0; d < hidden; ++d) y[d] += w[d] * u[d];
+            for (int64_t d = 0; d < wide; ++d) y[d] += w[d] * u[d];
         else
-            for (int64_t d = 0; d < hidden; ++d) y[d] = w[d] * u[d];
+            for (int64_t d = 0; d < wide; ++d) y[d] = w[d] * u[d];
         begun = true;
     }
     if (!bias.empty())
-        for (int64_t d = 0; d < hidden; ++d) y[d] += bias[static_cast<size_t>(d)];
-    for (int64_t d = 0; d < hidden; ++d) y[d] *= gate[d];
+        for (int64_t d = 0; d < wide; ++d) y[d] += bias[static_cast<size_t>(d)];
 }
 
 void ShortConvolution::run(Run& run) const {
-    const int64_t hidden = run.hidden;
+    const int64_t hidden = run.hidden, wide = static_cast<int64_t>(weight.size()) / length;
+    const int64_t all = (activated ? 2 : 3) * wide;
     const LayerPlane plane = run.planes().layer(layer);
     const GroupRowsView& of_group = run.step.groups[static_cast<size_t>(group)];
     Activations& own = *run.activations;
-    float* made = own.made.take<float>(run.active.count * hidden);
+    float* made = own.made.take<float>(run.active.count * wide);
     const Sources sources(run.step, of_group, run.active, plane, made, length);
     for (int64_t first = 0; first < run.active.count; first += most_rows) {
         const int64_t rows = std::min(most_rows, run.active.count - first);
-        float* projected = own.qkv.take<float>(rows * 3 * hidden);
+        float* projected = own.qkv.take<float>(rows * all);
         product(run, inputs, stream_rows(run, norm, first, rows), projected, inputs_bias, first);
         // What a row keeps is there before any row looks back at it.
-        for_rows(run.pool, rows, hidden, [&](int64_t i, int) {
-            const float* b = projected + i * 3 * hidden;
-            const float* v = b + 2 * hidden;
-            float* u = made + (first + i) * hidden;
-            for (int64_t d = 0; d < hidden; ++d) u[d] = b[d] * v[d];
+        for_rows(run.pool, rows, wide, [&](int64_t i, int) {
+            const float* b = projected + i * all;
+            float* u = made + (first + i) * wide;
+            if (activated)
+                std::copy_n(b, wide, u);
+            else
+                for (int64_t d = 0; d < wide; ++d) u[d] = b[d] * b[2 * wide + d];
             const int64_t slot = of_group.slots[run.active.at(first + i)];
-            if (slot >= 0) std::copy_n(u, hidden, plane.row(slot));
+            if (slot >= 0) std::copy_n(u, wide, plane.row(slot));
         });
-        float* a = own.a.take<float>(rows * hidden);
-        for_rows(run.pool, rows, length * hidden, [&](int64_t i, int) {
-            const float* gate = projected + i * 3 * hidden + hidden;
-            convolve(sources.of(first + i), gate, a + i * hidden);
+        float* a = own.a.take<float>(rows * wide);
+        for_rows(run.pool, rows, length * wide, [&](int64_t i, int) {
+            const float* gate = projected + i * all + wide;
+            float* y = a + i * wide;
+            convolve(sources.of(first + i), y);
+            if (activated)
+                run.kernels.gated[static_cast<int>(Activation::silu)](y, gate, wide, y);
+            else
+                for (int64_t d = 0; d < wide; ++d) y[d] *= gate[d];
         });
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, out, plain_rows(a, hidden, rows), branch, out_bias, first);
+        product(run, out, plain_rows(a, wide, rows), branch, out_bias, first);
         add_branch(run, first, rows, branch, Norm(), residual_scale, Norm());
     }
 }

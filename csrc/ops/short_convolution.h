@@ -14,13 +14,14 @@ struct ShortConvolution final : Operation {
     int64_t group = 0;
     int64_t length = 0;
     Stack inputs;
-    std::vector<float> weight;  // [length][hidden], the newest token's last
+    std::vector<float> weight;  // [length][width], the newest token's last
     Stack out;
     Norm norm;
     std::vector<float> inputs_bias;
     std::vector<float> bias;
     std::vector<float> out_bias;
     float residual_scale = 1.0f;
+    bool activated = false;  // inputs are what is kept and the gate, and the sum goes through silu
 
     ShortConvolution() = default;
     explicit ShortConvolution(const Fields& fields);
@@ -28,8 +29,8 @@ struct ShortConvolution final : Operation {
     void run(Run& run) const override;
 
    private:
-    // The sum over what the latest tokens left, the newest last, times the row's gate, to `y`.
-    void convolve(const float* const* sources, const float* gate, float* y) const;
+    // The sum over what the latest tokens left, the newest last, to `y`.
+    void convolve(const float* const* sources, float* y) const;
 };
 
 }  // namespace ockham::ops

@@ -19,6 +19,7 @@ from ockham.engine.engine import Engine
 from tests.helpers.foretelling import foretelling
 from tests.helpers.serving import ask, drain, make_engine, serve, tokens_of
 from tests.helpers.tiny import (
+    tiny_based,
     tiny_falcon_h1,
     tiny_granite_hybrid,
     tiny_lfm2,
@@ -32,10 +33,11 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "delta rules": tiny_qwen3_5,
     "state spaces": tiny_granite_hybrid,
     "linear recurrences": tiny_matmul_free,
+    "linear attention": tiny_based,
     "state spaces beside attention": tiny_falcon_h1,
 }
-ATTENDING = [name for name in MODELS if name != "linear recurrences"]
-"""Those that have layers that attend too."""
+ATTENDING = [name for name in MODELS if name not in ("linear recurrences", "linear attention")]
+"""Those that have layers that attend to the whole text, too."""
 CHUNK = 32
 
 

@@ -39,6 +39,7 @@ from tests.helpers.keep_heads import write_random_alphas, write_random_heads
 from tests.helpers.random_maps import write_random_maps
 from tests.helpers.serving import make_engine
 from tests.helpers.tiny import (
+    tiny_based,
     tiny_bitnet,
     tiny_ernie_moe,
     tiny_falcon_h1,
@@ -363,6 +364,14 @@ HYBRID = {
     "state space beside attention": lambda directory: tiny_falcon_h1(directory, **SIZES),
     "delta rule": lambda directory: tiny_qwen3_5(
         directory, kinds=(*ATTENDING, *("linear_attention",) * 2), **SIZES
+    ),
+    "linear attention": lambda directory: tiny_based(
+        directory,
+        n_embd=128,
+        n_inner=256,
+        n_layer=4,
+        alt_mixer_2_layers=[0, 1],
+        alt_mixer_layers=[2],
     ),
 }
 

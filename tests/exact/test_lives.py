@@ -95,6 +95,6 @@ def test_no_death_changes_a_bit(tmp_path: Path) -> None:
                 compared[kind] += 1
                 moved[kind] += (kind, name) in heard.moved
     print(f"{compared} sequences compared, {moved} of them moved; {last}")
-    assert min(compared[kind] for kind in MODELS) >= 10
+    assert min(compared[kind] for kind in MODELS) >= 5
     assert moved.total() >= 5
     assert min(last.fetched.values()) > 0

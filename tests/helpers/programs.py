@@ -24,6 +24,7 @@ from ockham.kernels.ops import (
     GatedDelta,
     Head,
     HoldStream,
+    LinearAttention,
     LinearGru,
     Norm,
     Operation,
@@ -33,6 +34,7 @@ from ockham.kernels.ops import (
     ShortConvolution,
     StateSpace,
 )
+from ockham.kernels.ops.linear_attention import based_shape
 from ockham.kernels.ops.recurrent import RecurrentShape
 from ockham.kernels.reference.stored import mirror_of
 
@@ -82,6 +84,9 @@ class Shape:
     shared: bool = False
     shared_gate: bool = False
     convolution: int = 0  # over how many tokens that of one more layer is; 0: there is none
+    wide: int = 0  # its channels, where it is activated; 0: it is not
+    linear: tuple[int, int, int] | None = None
+    """Heads, features and the size of values of one more layer's linear attention."""
     delta: tuple[int, int, int, int, int] | None = None
     space: tuple[int, int, int, int, int] | None = None
     """Heads of keys and values, their sizes, and the convolution's length, of one more layer."""
@@ -135,10 +140,14 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
     )
     sizes, found = (shape.pages, shape.page_tokens), list(attending)
     if shape.convolution:
-        rows = StateSpec.rows(shape.hidden, shape.convolution)
+        rows = StateSpec.rows(shape.wide or shape.hidden, shape.convolution)
         found.append(GroupLayout((shape.layers,), rows, *sizes))
-    if shape.delta is not None or shape.space is not None:
-        own = RecurrentShape(*(shape.delta or shape.space or ()))
+    if shape.delta is not None or shape.space is not None or shape.linear is not None:
+        own = (
+            RecurrentShape(*(shape.delta or shape.space or ()))
+            if shape.linear is None
+            else based_shape(*shape.linear)
+        )
         cells = StateSpec.rows(own.cell_floats, 1)
         ends = StateSpec.chunk_ends(own.end_floats, shape.page_tokens)
         found += [GroupLayout((shape.layers,), each, *sizes) for each in (cells, ends)]
@@ -231,6 +240,8 @@ class _Builder:
             if s.beside:
                 operations += [HoldStream(s.layers, s.hidden), *self.attention(s.layers)]
             operations += [self.space(s.layers, *s.space), self.feed_forward(s.layers)]
+        if s.linear is not None:
+            operations += [self.linear(s.layers, *s.linear), self.feed_forward(s.layers)]
         if s.gru:
             operations += [self.gru(s.layers, s.gru), self.feed_forward(s.layers)]
         operations.append(
@@ -354,20 +365,37 @@ class _Builder:
             s.residual_scale,
         )
 
+    def linear(self, layer: int, heads: int, features: int, value_dim: int) -> Operation:
+        s, cells = self.s, len(set(self.s.windows))
+        return LinearAttention(
+            layer,
+            cells,
+            cells + 1,
+            heads,
+            features,
+            value_dim,
+            self.matrix(heads * (2 * features + value_dim), s.hidden, 1.5),
+            self.matrix(s.hidden, heads * value_dim),
+            self.norm(s.hidden, s.pre_norms),
+            residual_scale=s.residual_scale,
+        )
+
     def convolution(self, layer: int) -> Operation:
-        s = self.s
+        s, width = self.s, self.s.wide or self.s.hidden
+        inputs = (2 if s.wide else 3) * width
         return ShortConvolution(
             layer,
             len(set(s.windows)),
             s.convolution,
-            self.matrix(3 * s.hidden, s.hidden, 1.5),
-            self.vector(s.convolution * s.hidden),
-            self.matrix(s.hidden, s.hidden),
+            self.matrix(inputs, s.hidden, 1.5),
+            self.vector(s.convolution * width),
+            self.matrix(s.hidden, width),
             self.norm(s.hidden, s.pre_norms),
-            self.vector(3 * s.hidden, s.biases),
-            self.vector(s.hidden, s.biases),
+            self.vector(inputs, s.biases),
+            self.vector(width, s.biases),
             self.vector(s.hidden, s.biases),
             s.residual_scale,
+            activated=s.wide > 0,
         )
 
     def feed_forward(self, layer: int) -> Operation:
@@ -480,6 +508,8 @@ SHAPES: dict[str, Shape] = {
         state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20, page_tokens=32
     ),
     "convolution": Shape(convolution=3),
+    "activated convolution": Shape(convolution=3, wide=100, biases=True),
+    "activated convolution in bf16": Shape(convolution=4, wide=37, weights="bf16", page_tokens=8),
     "long convolution": Shape(
         convolution=21, windows=(5, None), biases=True, page_tokens=5, pages=256, weights="bf16"
     ),
@@ -533,6 +563,13 @@ RECURRENT: dict[str, Shape] = {
     ),
     "state space without norms": Shape(
         space=(1, 2, 16, 8, 4), pre_norms=False, weights="bf16", state="bfloat16"
+    ),
+    "linear attention": Shape(linear=(3, 4, 10)),
+    "linear attention, many features": Shape(
+        linear=(2, 16, 24), windows=(5, None), page_tokens=5, pages=256, residual_scale=0.4
+    ),
+    "linear attention in bf16": Shape(
+        linear=(4, 3, 7), weights="bf16", state="bfloat16", page_tokens=8
     ),
     "linear recurrence": Shape(gru=48, second_norms=True, inner_norms=True, biases=True),
     "wide linear recurrence": Shape(

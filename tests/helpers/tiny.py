@@ -768,3 +768,82 @@ def _state_space(
         prefix + "norm.weight": rng.uniform(0.5, 1.5, wide).astype(np.float32),
         prefix + "out_proj.weight": drawn(size, wide),
     }
+
+
+def tiny_based(directory: Path, *, seed: int = 0, **config: Any) -> Path:
+    """A model of the published layout of Based: a short convolution, linear attention and attention
+    in a window. Other keys of `config` than its own are left out."""
+    mixers = "based.models.mixers."
+    values: dict[str, Any] = {
+        "architectures": ["GPTLMHeadModel"],
+        "vocab_size": 97,
+        "pad_vocab_size_multiple": 1,
+        "n_embd": 64,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_inner": 128,
+        "n_positions": 0,
+        "mixer": {"_target_": f"{mixers}convolution.BaseConv", "l_max": 512, "expand_proj": 4},
+        "alt_mixer": {
+            "_target_": f"{mixers}linear_attention.LinearAttention",
+            "feature_map": {"_target_": f"{mixers}linear_attention.TaylorExp", "input_dim": 4},
+            "feature_dim": 4,
+            "num_heads": 4,
+            "l_max": 512,
+        },
+        "alt_mixer_2": {"_target_": f"{mixers}slide_attention.SlidingAttention", "window_size": 22},
+        "alt_mixer_layers": [1],
+        "alt_mixer_2_layers": [2],
+        "activation_function": "swiglu",
+        "rms_norm": True,
+        "rotary_emb_fraction": 1,
+        "qkv_proj_bias": False,
+        "out_proj_bias": False,
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "torch_dtype": "float32",
+    }
+    values |= {key: value for key, value in config.items() if key in values}
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(values))
+    rng, size = np.random.default_rng(seed), values["n_embd"]
+
+    def drawn(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
+
+    def near_one(length: int) -> np.ndarray:
+        return (1 + 0.3 * rng.standard_normal(length)).astype(np.float32)
+
+    rows = -(-values["vocab_size"] // values["pad_vocab_size_multiple"])
+    rows *= values["pad_vocab_size_multiple"]
+    tensors = {
+        "transformer.embeddings.word_embeddings.weight": drawn(rows, size) * size**0.5,
+        "transformer.ln_f.weight": near_one(size),
+    }
+    linear = values["alt_mixer"]
+    keys, width = linear["num_heads"] * linear["feature_dim"], 2 * size
+    inner = -(-values["n_inner"] // 256) * 256
+    for layer in range(values["n_layer"]):
+        prefix = f"transformer.layers.{layer}."
+        tensors |= {
+            f"{prefix}norm1.weight": near_one(size),
+            f"{prefix}norm2.weight": near_one(size),
+            f"{prefix}mlp.fc1.weight": drawn(2 * inner, size),
+            f"{prefix}mlp.fc2.weight": drawn(size, inner),
+        }
+        prefix += "mixer."
+        if layer in values["alt_mixer_2_layers"]:
+            own = {"Wqkv": drawn(3 * size, size), "out_proj": drawn(size, size)}
+        elif layer in values["alt_mixer_layers"]:
+            own = {f"proj_{name}": drawn(keys, size) * 2 for name in "qk"}
+            own |= {"proj_v": drawn(size, size), "out_proj": drawn(size, size)}
+        else:
+            own = {"in_proj": drawn(2 * width, size), "out_proj": drawn(size, width)}
+            own["conv.conv"] = drawn(width, 1, 3) * 3
+            tensors |= {f"{prefix}in_proj.bias": drawn(2 * width)}
+            tensors |= {f"{prefix}out_proj.bias": drawn(size)}
+        tensors |= {f"{prefix}{name}.weight": value for name, value in own.items()}
+    save_file(tensors, directory / "model.safetensors")
+    return directory

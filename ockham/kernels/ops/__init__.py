@@ -20,6 +20,7 @@ from ockham.kernels.ops.hold_stream import HoldStream
 from ockham.kernels.ops.latent_input import LatentInput
 from ockham.kernels.ops.layer_input_branch import LayerInputBranch
 from ockham.kernels.ops.layer_inputs import LayerInputs
+from ockham.kernels.ops.linear_attention import LinearAttention
 from ockham.kernels.ops.linear_gru import LinearGru
 from ockham.kernels.ops.operation import (
     DualChunk,
@@ -52,6 +53,7 @@ __all__ = [
     "LatentInput",
     "LayerInputBranch",
     "LayerInputs",
+    "LinearAttention",
     "LinearGru",
     "Norm",
     "Operation",

@@ -2,7 +2,8 @@
 
 A row x of C = 2 K + V channels (K = key_heads * key_dim, V = value_heads * value_dim) goes through
 a causal convolution: q, k, v = split(silu(bias + the sum over the latest `length` tokens of their x
-times a row of `weight` (length, C), the newest with the last)). Value head h reads key head
+times a row of `weight` (length, C), the newest with the last)); with a length of 0 it is q, k, v as
+it is, and x is not kept. Value head h reads key head
 h // (value_heads / key_heads). With a rate b and a decay g of each token and head, which the
 operation makes of its inputs, a head's state S (key_dim, value_dim) becomes, token by token,
 
@@ -60,12 +61,17 @@ class RecurrentShape:
     @property
     def cell_floats(self) -> int:
         """What is kept of a token of the chunk that is not full."""
-        return self.channels + self.keys + self.values + self.value_heads
+        return self.entered + self.keys + self.values + self.value_heads
+
+    @property
+    def entered(self) -> int:
+        """What is kept of a token for the convolution."""
+        return self.channels if self.length else 0
 
     @property
     def end_floats(self) -> int:
         """What is kept at the end of a chunk."""
-        return self.state + (self.length - 1) * self.channels
+        return self.state + max(self.length - 1, 0) * self.channels
 
     def work_floats(self) -> int:
         """What a row needs beside its projection while it is computed, and is not kept."""

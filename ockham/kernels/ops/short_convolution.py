@@ -14,28 +14,31 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShortConvolution(Operation):
-    """The gated short convolution of LFM2 (Liquid AI, 2025).
+    """The gated short convolution of LFM2 (Liquid AI, 2025), or where it is `activated` that of
+    Based (Arora et al. 2024, arXiv:2402.18668, appendix E).
 
-    b, c, v = split(inputs(h) + inputs_bias), h = norm(x), D of each. u = b * v is written to the
+    b, c, v = split(inputs(h) + inputs_bias), h = norm(x), W of each. u = b * v is written to the
     layer's plane as fp32, at those of the step's slots that are not negative. y is the sum, from
     the oldest on, over the latest `length` cells that the row sees, its own the last, of their u
-    times a row of `weight` (length, D), whose last row is the newest cell's: what stands before the
+    times a row of `weight` (length, W), whose last row is the newest cell's: what stands before the
     first token counts as zero.
-    x += residual_scale * (out(c * (y + bias)) + out_bias)."""
+    x += residual_scale * (out(c * (y + bias)) + out_bias). Where it is `activated`, u, c =
+    split(inputs(h) + inputs_bias), and silu(y + bias) takes the place of y + bias."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("inputs", "out")
 
     layer: int
     group: int
     length: int
-    inputs: Linear  # (3 * D, D)
-    weight: Floats  # (length * D,)
-    out: Linear  # (D, D)
+    inputs: Linear  # (3 * W or 2 * W, D)
+    weight: Floats  # (length * W,)
+    out: Linear  # (D, W)
     norm: Norm | None = None
-    inputs_bias: Floats | None = None  # (3 * D,)
-    bias: Floats | None = None  # (D,)
+    inputs_bias: Floats | None = None  # (3 * W or 2 * W,)
+    bias: Floats | None = None  # (W,)
     out_bias: Floats | None = None  # (D,)
     residual_scale: float = 1.0
+    activated: bool = False
 
     @property
     def sublayer(self) -> Sublayer:

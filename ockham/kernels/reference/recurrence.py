@@ -9,6 +9,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.kernels.ops.gated_delta import GatedDelta
+from ockham.kernels.ops.linear_attention import LinearAttention
 from ockham.kernels.ops.state_space import StateSpace
 from ockham.kernels.reference.run import ReferenceRun
 
@@ -18,7 +19,7 @@ Prepare = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 def recur(
     run: ReferenceRun,
-    op: GatedDelta | StateSpace,
+    op: GatedDelta | StateSpace | LinearAttention,
     x: Floats,
     rate: Floats,
     decay: Floats,
@@ -54,7 +55,7 @@ class _Sequence:
     def __init__(
         self,
         run: ReferenceRun,
-        op: GatedDelta | StateSpace,
+        op: GatedDelta | StateSpace | LinearAttention,
         rows: np.ndarray,
         owner: int,
         prepare: Prepare,
@@ -74,9 +75,10 @@ class _Sequence:
         )
         self.made: list[_Token] = []
         self.begun = self.start // self.size
-        self.entered = np.zeros((op.length - 1, op.shape.channels), np.float32)
+        self.entered = np.zeros((max(op.shape.length - 1, 0), op.shape.channels), np.float32)
         """What entered the convolution before the step's first chunk."""
-        self.states = {self.begun: np.zeros((op.value_heads, op.key_dim, op.value_dim), np.float32)}
+        shape = op.shape.value_heads, op.shape.key_dim, op.shape.value_dim
+        self.states = {self.begun: np.zeros(shape, np.float32)}
         """By chunk, the state at its start."""
         if self.begun:
             end = self.ends[self.end_pages[self.begun - 1]]
@@ -94,18 +96,16 @@ class _Sequence:
         own: np.ndarray,
     ) -> None:
         """Fill the rows `own` of `given` and `values`."""
-        op, keys = self.op, self.shape.keys
-        weight = op.weight.reshape(op.length, -1)
+        keys, heads = self.shape.keys, self.shape.key_heads
         for n, row in enumerate(own.tolist()):
             seen = self._seen(int(self.rows[n]))
             place = len(seen) - 1
             start = place // self.size * self.size
-            history = [self._entered(seen, at) for at in range(place - op.length + 1, place)]
-            mixed = (np.stack([*history, x[n]]) * weight).sum(axis=0)
-            mixed = mixed if op.bias is None else mixed + op.bias
-            mixed = mixed / (1 + np.exp(-mixed))
+            length = self.shape.length
+            history = [self._entered(seen, at) for at in range(place - length + 1, place)]
+            mixed = self._mixed(history, x[n])
             q, k, v = np.split(mixed, [keys, 2 * keys])
-            q, k = self.prepare(q.reshape(op.key_heads, -1), k.reshape(op.key_heads, -1))
+            q, k = self.prepare(q.reshape(heads, -1), k.reshape(heads, -1))
             values[row] = v
             before = [self._token(seen[at]) for at in range(start, place)]
             total = decay[n] + (before[-1].total if before else 0)
@@ -122,7 +122,9 @@ class _Sequence:
             u = rate[n][:, None] * u
             out += (wide_q * wide_k).sum(axis=1)[:, None] * u
             given[row] = out.reshape(-1)
-            self.made.append(_Token(x[n], k.reshape(-1), u.reshape(-1), total))
+            self.made.append(
+                _Token(x[n][: self.shape.entered], k.reshape(-1), u.reshape(-1), total)
+            )
             self._keep(self.start + n, np.concatenate(self.made[-1]))
             if (place + 1) % self.size == 0:
                 assert seen[place] == place, "no branch ends a chunk"
@@ -132,10 +134,19 @@ class _Sequence:
                     factor = np.exp(total - each.total)[:, None, None]
                     state += factor * wide[:, :, None] * each.u.reshape(read.shape)[:, None]
                 self.states[place // self.size + 1] = state = state.astype(np.float32)
-                tail = np.stack([*history, x[n]])[1:]
+                tail = np.stack([*history, x[n]])[1:]  # nothing without a convolution
                 self._keep_end(
                     place // self.size, np.concatenate([state.reshape(-1), tail.reshape(-1)])
                 )
+
+    def _mixed(self, history: list[Floats], x: Floats) -> Floats:
+        """A row after the convolution, if there is one."""
+        if isinstance(self.op, LinearAttention):
+            return x
+        weight = self.op.weight.reshape(self.op.length, -1)
+        mixed: Floats = (np.stack([*history, x]) * weight).sum(axis=0)
+        mixed = mixed if self.op.bias is None else mixed + self.op.bias
+        return mixed / (1 + np.exp(-mixed))
 
     def _seen(self, row: int) -> Ints:
         """The cells of the tokens up to a row's own, by their places."""
@@ -151,7 +162,7 @@ class _Sequence:
             return self.made[cell - self.start]
         shape = self.shape
         kept = self.kept[self.pages[cell // self.size], cell % self.size]
-        cuts = np.cumsum([shape.channels, shape.keys, shape.values])
+        cuts = np.cumsum([shape.entered, shape.keys, shape.values])
         return _Token(*np.split(kept, cuts))
 
     def _entered(self, seen: Ints, place: int) -> Floats:
@@ -164,10 +175,10 @@ class _Sequence:
 
     def _wide(self, heads: Floats) -> Floats:
         """The key head that each value head reads."""
-        value = np.arange(self.op.value_heads)
-        each = self.op.value_heads // self.op.key_heads
+        value = np.arange(self.shape.value_heads)
+        each = self.shape.value_heads // self.shape.key_heads
         tiled = isinstance(self.op, GatedDelta) and self.op.tiled
-        wide: Floats = heads[value % self.op.key_heads if tiled else value // each]
+        wide: Floats = heads[value % self.shape.key_heads if tiled else value // each]
         return wide
 
     def _keep(self, cell: int, row: Floats) -> None:

@@ -16,11 +16,17 @@ def compute(run: ReferenceRun, op: ShortConvolution) -> None:
     projected = run.product(op, "inputs", normalise(run.of_active(run.x), op.norm))
     if op.inputs_bias is not None:
         projected += op.inputs_bias
-    b, c, v = np.split(projected, 3, axis=1)
-    run.planes.store_rows(op.layer, run.of_active(run.step.groups[op.group].slots), b * v)
-    y = _convolved(run, op, b * v)
+    if op.activated:
+        u, c = np.split(projected, 2, axis=1)
+    else:
+        b, c, v = np.split(projected, 3, axis=1)
+        u = b * v
+    run.planes.store_rows(op.layer, run.of_active(run.step.groups[op.group].slots), u)
+    y = _convolved(run, op, u)
     if op.bias is not None:
         y = y + op.bias
+    if op.activated:
+        y = y / (1 + np.exp(-y))
     branch = run.product(op, "out", c * y)
     if op.out_bias is not None:
         branch += op.out_bias

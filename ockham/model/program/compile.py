@@ -333,12 +333,17 @@ class _Compiler(Compiling):
         d, record, prefix = self.d, self.record, self.layer(layer)
         inner = d.intermediate_size if d.widths is None else d.widths[layer]
         widths = (inner,) * (2 if record.gated else 1)
-        self.adaptable(layer, "gate_up", prefix, record.gate_up, widths, d.hidden_size)
+        if not record.up_first:  # whose rows do not stand in an adapter's order
+            self.adaptable(layer, "gate_up", prefix, record.gate_up, widths, d.hidden_size)
         self.adaptable(layer, "down", prefix, (record.down,), (d.hidden_size,), inner)
         self.ops.append(
             FeedForward(
                 layer,
-                gate_up=self.packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up"),
+                gate_up=(
+                    self._turned(prefix + record.gate_up[0], inner)
+                    if record.up_first
+                    else self.packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up")
+                ),
                 down=self.matrix(prefix + record.down, d.hidden_size, inner, "down"),
                 activation=d.activation,
                 norm=self.read_norm(
@@ -359,6 +364,15 @@ class _Compiler(Compiling):
                 gate_scale=d.multipliers.gate,
             )
         )
+
+    def _turned(self, name: str, inner: int) -> Linear:
+        """Gates and ups of a projection whose first rows are the ups."""
+        if self.d.mlp_bias:
+            raise ModelError(f"{self.record.name} with biases of feed-forwards is not supported.")
+        shape = (2 * inner, self.d.hidden_size)
+        halves = [Part(f"{name}.weight", shape, inner, 2 * inner)]
+        halves.append(Part(f"{name}.weight", shape, 0, inner))
+        return self.weights.linear(halves, "gate_up")
 
     def _head(self, table: Linear) -> Head:
         d, name = self.d, self._head_name().removesuffix(".weight")

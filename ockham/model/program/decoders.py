@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ockham.model.program.families import (
+    based,
     deepseek,
     ernie,
     falcon,
@@ -31,6 +32,7 @@ DECODERS: dict[str, Architecture] = {
         lfm2,
         deepseek,
         linear,
+        based,
     )
     for record in family.RECORDS
 }

@@ -32,6 +32,7 @@ from ockham.model.program.pooling import (
 from ockham.model.program.record import no_layer
 from ockham.model.program.recurrent import (
     RecurrentLayers,
+    layers_called,
     layers_of_kind,
     read_recurrent,
 )
@@ -159,6 +160,7 @@ class ModelDescription:
     """Layers with a short convolution in the place of attention, over `convolution_length`
     tokens."""
     convolution_length: int = 0
+    convolution_width: int = 0
     convolution_bias: bool = False
     recurrent: RecurrentLayers | None = None
     multipliers: Multipliers = Multipliers()
@@ -282,7 +284,7 @@ class ModelDescription:
         """What layers keep for a block: that of convolutions and recurrent ones is rows of
         floats."""
         if block == "convolution":
-            return [_rows(layers, self.hidden_size, self.convolution_length)]
+            return [_rows(layers, self.convolution_width, self.convolution_length)]
         if block == "recurrent":
             assert self.recurrent is not None, "of which the block is"
             own = self.recurrent
@@ -406,6 +408,8 @@ def _described(config: Mapping[str, Any], spelling: Spelling) -> ModelDescriptio
             outer["tie_word_embeddings"] = True
         config = {**text, **outer}
     config = {**architecture.defaults, **config}
+    if architecture.usual is not None:
+        config = {**config, **architecture.usual(config)}
     own = {key: config[name] for key, name in architecture.keys.items() if name in config}
     spelling = replace(spelling, names={**architecture.keys, **spelling.names})
     return _describe(architecture, Values({**config, **own}, architecture.name, spelling))
@@ -535,6 +539,9 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         passes=passes,
         convolutions=convolutions,
         convolution_length=length,
+        convolution_width=values.size(architecture.convolution.width)
+        if architecture.convolution is not None and convolutions
+        else 0,
         recurrent=read_recurrent(architecture, values, layers),
         multipliers=read_multipliers(architecture, values),
         latent=latent,
@@ -556,7 +563,10 @@ def _convolutions(
         attending = config.get("full_attn_idxs")
         every = range(layers) if attending is None else {int(layer) for layer in attending}
         types = ["full_attention" if i in every else record.layer_type for i in range(layers)]
-    own = layers_of_kind(values, types, (record.layer_type,), layers)
+    if architecture.usual is not None:  # which knows no other kinds
+        own = layers_called(types, record.layer_type)
+    else:
+        own = layers_of_kind(values, types, (record.layer_type,), layers)
     return own, values.size(record.length) if own else 0
 
 

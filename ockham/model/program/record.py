@@ -222,6 +222,25 @@ class ConvolutionRecord:
     output: str = "conv.out_proj"
     length: str = "conv_L_cache"
     bias: str = "conv_bias"
+    width: str = "hidden_size"
+    activated: bool = False
+    """Whether the projection is what is convolved and its gate, and the sum goes through silu. Then
+    the convolution has a bias where the checkpoint holds one."""
+    other_weight: str | None = None
+    """What some checkpoints call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearRecord:
+    """Linear attention by a Taylor polynomial in the place of attention, in the layers whose entry
+    of `layer_types` is `layer_type`; names relative to the layer, and keys of config.json."""
+
+    layer_type: str = "linear_attention"
+    inputs: tuple[str, ...] = ("mixer.proj_q", "mixer.proj_k", "mixer.proj_v")
+    output: str = "mixer.out_proj"
+    heads: str = "linear_num_heads"
+    features: str = "linear_feature_dim"
+    value_dim: str = "linear_head_dim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +535,11 @@ class Architecture:
     delta: DeltaRecord | None = None
     state_space: StateSpaceRecord | None = None
     gru: GruRecord | None = None
+    linear: LinearRecord | None = None
+    usual: Callable[[Config], Config] | None = None
+    """What config.json says in other forms, in the keys that are usual."""
+    up_first: bool = False
+    """Whether a stored projection of gates and ups has the rows of ups first."""
     multipliers: MultiplierRecord | None = None
     latent: LatentRecord | None = None
     ternary: bool = False

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.kernels.ops.linear_attention import based_shape
 from ockham.kernels.ops.recurrent import RecurrentShape
 from ockham.model.program.record import Architecture, StateSpaceRecord
 from ockham.model.program.single import RECURRENT, of_kinds
@@ -91,7 +92,26 @@ class GruSizes:
         return self.width
 
 
-RecurrentLayers = DeltaSizes | StateSpaceSizes | GruSizes
+@dataclass(frozen=True, slots=True)
+class LinearSizes:
+    """Linear attention by a Taylor polynomial."""
+
+    layers: tuple[int, ...]
+    heads: int
+    features: int
+    value_dim: int
+    beside: ClassVar[bool] = False
+
+    @property
+    def cell_floats(self) -> int:
+        return based_shape(self.heads, self.features, self.value_dim).cell_floats
+
+    @property
+    def end_floats(self) -> int:
+        return based_shape(self.heads, self.features, self.value_dim).end_floats
+
+
+RecurrentLayers = DeltaSizes | StateSpaceSizes | GruSizes | LinearSizes
 
 
 def read_recurrent(
@@ -102,7 +122,19 @@ def read_recurrent(
         _deltas(architecture, values, layers)
         or _state_spaces(architecture, values, layers)
         or _grus(architecture, values, layers)
+        or _linears(architecture, values, layers)
     )
+
+
+def _linears(architecture: Architecture, values: Values, layers: int) -> LinearSizes | None:
+    record = architecture.linear
+    if record is None:
+        return None
+    own = layers_called(values.config["layer_types"], record.layer_type)
+    if not own:
+        return None
+    sizes = (values.size(key) for key in (record.heads, record.features, record.value_dim))
+    return LinearSizes(own, *sizes)
 
 
 def _grus(architecture: Architecture, values: Values, layers: int) -> GruSizes | None:
@@ -226,6 +258,11 @@ def _check_multiple(values: Values, keys: tuple[str, str], heads: tuple[int, int
             f"{values.spelling.of(keys[1])} ({heads[1]}) is not a multiple of "
             f"{values.spelling.of(keys[0])} ({heads[0]})."
         )
+
+
+def layers_called(types: Sequence[str], kind: str) -> tuple[int, ...]:
+    """The layers of a kind among kinds that are known."""
+    return tuple(layer for layer, own in enumerate(types) if own == kind)
 
 
 ATTENDING = ("full_attention", "attention")

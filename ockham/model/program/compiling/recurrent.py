@@ -9,13 +9,20 @@ from ockham.core.arrays import Floats
 from ockham.core.seams import Linear
 from ockham.kernels.ops import (
     GatedDelta,
+    LinearAttention,
     LinearGru,
     Norm,
     ShortConvolution,
     StateSpace,
 )
 from ockham.model.program.compiling.tensors import Compiling
-from ockham.model.program.recurrent import DeltaSizes, GruSizes, RecurrentLayers, StateSpaceSizes
+from ockham.model.program.recurrent import (
+    DeltaSizes,
+    GruSizes,
+    LinearSizes,
+    RecurrentLayers,
+    StateSpaceSizes,
+)
 from ockham.model.program.weights import Part
 
 
@@ -27,8 +34,33 @@ def recurrent(compiling: Compiling, layer: int, sizes: RecurrentLayers, held: bo
     assert not held, "only state spaces stand beside others"
     if isinstance(sizes, DeltaSizes):
         _delta(compiling, layer, sizes)
+    elif isinstance(sizes, LinearSizes):
+        _linear(compiling, layer, sizes)
     else:
         _gru(compiling, layer, sizes)
+
+
+def _linear(compiling: Compiling, layer: int, sizes: LinearSizes) -> None:
+    d, record, prefix = compiling.d, compiling.record.linear, compiling.layer(layer)
+    assert record is not None
+    keys, values = sizes.heads * sizes.features, sizes.heads * sizes.value_dim
+    widths, cells = (keys, keys, values), d.group_of(layer, rows=True)
+    compiling.adaptable(layer, "inputs", prefix, record.inputs, widths, d.hidden_size)
+    compiling.adaptable(layer, "out", prefix, (record.output,), (d.hidden_size,), values)
+    compiling.ops.append(
+        LinearAttention(
+            layer,
+            cells,
+            cells + 1,
+            sizes.heads,
+            sizes.features,
+            sizes.value_dim,
+            inputs=compiling.packed(prefix, record.inputs, widths, d.hidden_size, "qkv"),
+            out=compiling.matrix(prefix + record.output, d.hidden_size, values, "attention_output"),
+            norm=compiling.norm(prefix, compiling.record.attention_norm),
+            residual_scale=d.residual_scale,
+        )
+    )
 
 
 def _state_space(compiling: Compiling, layer: int, sizes: StateSpaceSizes, held: bool) -> None:
@@ -233,25 +265,28 @@ def _bounds(compiling: Compiling, sizes: GruSizes) -> Floats:
 def convolution(compiling: Compiling, layer: int) -> None:
     d, record, prefix = compiling.d, compiling.record.convolution, compiling.layer(layer)
     assert record is not None
-    size, bias = d.hidden_size, d.convolution_bias
-    weight = compiling.weights.vector(
-        [(f"{prefix}{record.weight}.weight", (size, 1, d.convolution_length))]
-    )
+    size, width, biases = d.hidden_size, d.convolution_width, d.convolution_bias
+    names = [prefix + name for name in (record.weight, record.other_weight) if name is not None]
+    name = compiling.choose([f"{each}.weight" for each in names]).removesuffix(".weight")
+    weight = compiling.weights.vector([(f"{name}.weight", (width, 1, d.convolution_length))])
+    wide = (2 if record.activated else 3) * width
     inputs, output = prefix + record.inputs, prefix + record.output
-    compiling.adaptable(layer, "inputs", prefix, (record.inputs,), (3 * size,), size)
-    compiling.adaptable(layer, "out", prefix, (record.output,), (size,), size)
+    biased = compiling.weights.has(f"{name}.bias") if record.activated else biases
+    compiling.adaptable(layer, "inputs", prefix, (record.inputs,), (wide,), size)
+    compiling.adaptable(layer, "out", prefix, (record.output,), (size,), width)
     compiling.ops.append(
         ShortConvolution(
             layer,
             d.group_of(layer, rows=True),
             d.convolution_length,
-            inputs=compiling.matrix(inputs, 3 * size, size, "qkv"),
-            weight=np.ascontiguousarray(weight.reshape(size, -1).T).reshape(-1),
-            out=compiling.matrix(output, size, size, "attention_output"),
+            inputs=compiling.matrix(inputs, wide, size, "qkv"),
+            weight=np.ascontiguousarray(weight.reshape(width, -1).T).reshape(-1),
+            out=compiling.matrix(output, size, width, "attention_output"),
             norm=compiling.norm(prefix, compiling.record.attention_norm),
-            inputs_bias=compiling.bias(inputs, 3 * size) if bias else None,
-            bias=compiling.bias(prefix + record.weight, size) if bias else None,
-            out_bias=compiling.bias(output, size) if bias else None,
+            inputs_bias=compiling.bias(inputs, wide) if biases else None,
+            bias=compiling.bias(name, width) if biased else None,
+            out_bias=compiling.bias(output, size) if biases else None,
             residual_scale=d.residual_scale,
+            activated=record.activated,
         )
     )

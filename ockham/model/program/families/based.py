@@ -1,0 +1,153 @@
+"""Based: linear attention, attention in a window, and short convolutions in turns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
+from ockham.model.program.record import (
+    Architecture,
+    Config,
+    ConvolutionRecord,
+    LinearRecord,
+    every_layer,
+)
+
+_KINDS = {
+    "BaseConv": "conv",
+    "LinearAttention": "linear_attention",
+    "SlidingAttention": "sliding_attention",
+}
+"""The class that a mixer's `_target_` names -> the kind of its layers."""
+_ONLY: dict[str, tuple[Any, str]] = {
+    "rms_norm": (True, "its norms are LayerNorms"),
+    "prenorm": (True, "its norms stand behind the branches"),
+    "parallel_block": (False, "its branches stand side by side"),
+    "scale_attn_weights": (True, "its scores have no scale"),
+    "scale_attn_by_inverse_layer_idx": (False, "its scores are scaled by layer"),
+    "fixed_decay": (False, "its linear attention decays"),
+    "word_embed_proj_dim": (None, "its embeddings are projected"),
+    "lm_head_bias": (False, "its head has a bias"),
+    "mlp_type": ("base", "its feed-forwards are of another kind"),
+    "rotary_emb_scale_base": (None, "its rotary embedding is scaled"),
+    "rotary_emb_interleaved": (False, "its rotary pairs are neighbours"),
+}
+"""Keys of config.json, the one value that is supported, and what another says."""
+_DEFAULTS = {"rms_norm": False}
+"""What the published code takes where a key is missing, and that is not the value above."""
+
+
+def _usual(config: Config) -> Config:
+    """The nested mixers of the published config.json as kinds of layers and flat sizes."""
+    for key, (only, why) in _ONLY.items():
+        if config.get(key, _DEFAULTS.get(key, only)) != only:
+            raise ModelError(f"config.json sets {key}: {why}, which is not supported.")
+    if config.get("n_positions"):
+        raise ModelError("config.json sets n_positions: learned positions are not supported.")
+    for key in ("mlp_fc1_bias", "mlp_fc2_bias"):
+        if config.get(key, True):
+            raise ModelError(f"config.json sets {key}: feed-forwards with biases, not supported.")
+    size, layers = int(config["n_embd"]), int(config["n_layer"])
+    places = {
+        layer: name
+        for name in ("alt_mixer", "alt_mixer_2")  # the second goes before the first
+        for layer in config.get(f"{name}_layers") or ()
+    }
+    names = [places.get(layer, "mixer") for layer in range(layers)]
+    mixers = {name: _mixer(config, name) for name in dict.fromkeys(names)}
+    kinds = [mixers[name] for name in names]
+    own = dict(kinds)
+    convolution = own.get("conv", {})
+    linear = own.get("linear_attention", {})
+    heads, inner = int(linear.get("num_heads", 16)), config.get("n_inner") or int(8 * size / 3)
+    to = int(config.get("pad_vocab_size_multiple", 1))
+    window = int(own.get("sliding_attention", {}).get("window_size") or 128)
+    return {
+        "hidden_size": size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": config["n_head"],
+        "num_key_value_heads": config.get("n_head_kv") or config["n_head"],
+        "intermediate_size": math.ceil(inner / 256) * 256,
+        "rms_norm_eps": config.get("layer_norm_epsilon", 1e-5),
+        "hidden_act": {"swiglu": "silu", "geglu": "gelu"}.get(
+            str(config.get("activation_function")), str(config.get("activation_function"))
+        ),
+        "vocab_size": math.ceil(int(config["vocab_size"]) / to) * to,
+        "rope_theta": config.get("rotary_emb_base", 10_000.0),
+        "partial_rotary_factor": config.get("rotary_emb_fraction") or 1.0,
+        "layer_types": [kind for kind, _ in kinds],
+        "sliding_window": window // 2 + 1,
+        "max_position_embeddings": max(int(each.get("l_max") or 2048) for each in own.values()),
+        "conv_L_cache": int(convolution.get("kernel_size", 3)),
+        "conv_width": int(convolution.get("expand_proj", 2)) * size // 2,
+        "conv_bias": bool(convolution.get("use_bias", True)),
+        "linear_num_heads": heads,
+        "linear_feature_dim": int(linear.get("feature_dim", 16)),
+        "linear_head_dim": int(linear.get("head_dim") or size // heads),
+    }
+
+
+def _mixer(config: Config, name: str) -> tuple[str, dict[str, Any]]:
+    """The kind of a mixer's layers, and what it says."""
+    stated = config.get(name)
+    target = str(stated.get("_target_")) if isinstance(stated, dict) else ""
+    kind = _KINDS.get(target.rpartition(".")[2])
+    if kind is None:
+        raise ModelError(
+            f"{name} of config.json is {shown(stated)}; its _target_ must end in one of "
+            f"{', '.join(_KINDS)}."
+        )
+    features = stated.get("feature_map")
+    if kind == "linear_attention" and not str(
+        features.get("_target_") if isinstance(features, dict) else None
+    ).endswith("TaylorExp"):
+        raise ModelError(
+            f"the feature map of {name} of config.json is {shown(features)}; only TaylorExp is "
+            "supported."
+        )
+    return kind, stated
+
+
+def _rotates(config: Config, layer: int) -> bool:
+    return bool(config.get("rotary_emb_fraction"))
+
+
+_BASED = Architecture(
+    "GPTLMHeadModel",
+    prefixes=("transformer.", "model.transformer."),
+    table="embeddings.word_embeddings",
+    usual=_usual,
+    qkv=("mixer.Wqkv",),
+    attention_output="mixer.out_proj",
+    gate_up=("mlp.fc1",),
+    up_first=True,
+    down="mlp.fc2",
+    attention_norm="norm1",
+    mlp_norm="norm2",
+    final_norm="ln_f",
+    qkv_bias="qkv_proj_bias",
+    output_bias="out_proj_bias",
+    slides=every_layer,
+    rotates=_rotates,
+    convolution=ConvolutionRecord(
+        inputs="mixer.in_proj",
+        weight="mixer.conv.conv",
+        other_weight="mixer.conv1.conv",
+        output="mixer.out_proj",
+        width="conv_width",
+        activated=True,
+    ),
+    linear=LinearRecord(),
+    defaults={
+        "vocab_size": 50257,
+        "qkv_proj_bias": True,
+        "out_proj_bias": True,
+        "tie_word_embeddings": True,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    },
+)
+
+RECORDS = (_BASED,)
