@@ -382,7 +382,8 @@ def test_no_schedule_changes_a_bit_of_layers_that_do_not_attend(
 ) -> None:
     checkpoint = HYBRID[name](tmp_path / "model")
     values = {"quantization": "int8", "kv_cache_dtype": "bfloat16"}
-    check_schedules(checkpoint, isa, tmp_path, share=0.5, blocks=True, **values)
+    blocks = name != "linear attention"  # for which there are none that draft
+    check_schedules(checkpoint, isa, tmp_path, share=0.5, blocks=blocks, **values)
 
 
 def test_no_schedule_changes_a_bit_of_a_model_without_attention(isa: str, tmp_path: Path) -> None:
