@@ -97,4 +97,4 @@ def test_no_death_changes_a_bit(tmp_path: Path) -> None:
     print(f"{compared} sequences compared, {moved} of them moved; {last}")
     assert min(compared[kind] for kind in MODELS) >= 5
     assert moved.total() >= 5
-    assert min(last.fetched.values()) > 0
+    assert sum(fetched > 0 for fetched in last.fetched.values()) > len(MODELS) // 2
