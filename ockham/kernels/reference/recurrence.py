@@ -146,7 +146,8 @@ class _Sequence:
         weight = self.op.weight.reshape(self.op.length, -1)
         mixed: Floats = (np.stack([*history, x]) * weight).sum(axis=0)
         mixed = mixed if self.op.bias is None else mixed + self.op.bias
-        return mixed / (1 + np.exp(-mixed))
+        activated: Floats = mixed / (1 + np.exp(-mixed))
+        return activated
 
     def _seen(self, row: int) -> Ints:
         """The cells of the tokens up to a row's own, by their places."""

@@ -92,22 +92,21 @@ def _usual(config: Config) -> Config:
 def _mixer(config: Config, name: str) -> tuple[str, dict[str, Any]]:
     """The kind of a mixer's layers, and what it says."""
     stated = config.get(name)
-    target = str(stated.get("_target_")) if isinstance(stated, dict) else ""
-    kind = _KINDS.get(target.rpartition(".")[2])
+    own: dict[str, Any] = stated if isinstance(stated, dict) else {}
+    kind = _KINDS.get(str(own.get("_target_")).rpartition(".")[2])
     if kind is None:
         raise ModelError(
             f"{name} of config.json is {shown(stated)}; its _target_ must end in one of "
             f"{', '.join(_KINDS)}."
         )
-    features = stated.get("feature_map")
-    if kind == "linear_attention" and not str(
-        features.get("_target_") if isinstance(features, dict) else None
-    ).endswith("TaylorExp"):
+    features = own.get("feature_map")
+    mapped = str(features.get("_target_")) if isinstance(features, dict) else ""
+    if kind == "linear_attention" and not mapped.endswith("TaylorExp"):
         raise ModelError(
             f"the feature map of {name} of config.json is {shown(features)}; only TaylorExp is "
             "supported."
         )
-    return kind, stated
+    return kind, own
 
 
 def _rotates(config: Config, layer: int) -> bool:
