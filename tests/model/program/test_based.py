@@ -51,6 +51,16 @@ def test_what_a_sequence_keeps_does_not_grow_with_its_text(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("values", "told"),
     [
+        ({"n_embd": None}, "n_embd of config.json must be a positive integer, not None"),
+        ({"n_layer": "x"}, "n_layer of config.json must be a positive integer, not 'x'"),
+        (
+            {"pad_vocab_size_multiple": 0},
+            "pad_vocab_size_multiple of config.json must be a positive",
+        ),
+        (
+            {"alt_mixer_layers": 5},
+            "alt_mixer_layers of config.json must be a list of layers, not 5",
+        ),
         ({"rms_norm": False}, "config.json sets rms_norm: its norms are LayerNorms"),
         ({"n_positions": 2048}, "learned positions are not supported"),
         ({"mlp_fc1_bias": True}, "sets mlp_fc1_bias: feed-forwards with biases"),

@@ -49,11 +49,11 @@ def _usual(config: Config) -> Config:
     for key in ("mlp_fc1_bias", "mlp_fc2_bias"):
         if config.get(key, True):
             raise ModelError(f"config.json sets {key}: feed-forwards with biases, not supported.")
-    size, layers = int(config["n_embd"]), int(config["n_layer"])
+    size, layers = _size(config, "n_embd"), _size(config, "n_layer")
     places = {
         layer: name
         for name in ("alt_mixer", "alt_mixer_2")  # the second goes before the first
-        for layer in config.get(f"{name}_layers") or ()
+        for layer in _layers_of(config, f"{name}_layers")
     }
     names = [places.get(layer, "mixer") for layer in range(layers)]
     mixers = {name: _mixer(config, name) for name in dict.fromkeys(names)}
@@ -61,32 +61,48 @@ def _usual(config: Config) -> Config:
     own = dict(kinds)
     convolution = own.get("conv", {})
     linear = own.get("linear_attention", {})
-    heads, inner = int(linear.get("num_heads", 16)), config.get("n_inner") or int(8 * size / 3)
-    to = int(config.get("pad_vocab_size_multiple", 1))
-    window = int(own.get("sliding_attention", {}).get("window_size") or 128)
+    heads, inner = _size(linear, "num_heads", 16), _size(config, "n_inner", 8 * size // 3)
+    to = _size(config, "pad_vocab_size_multiple", 1)
+    window = _size(own.get("sliding_attention", {}), "window_size", 128)
     return {
         "hidden_size": size,
         "num_hidden_layers": layers,
-        "num_attention_heads": config["n_head"],
-        "num_key_value_heads": config.get("n_head_kv") or config["n_head"],
+        "num_attention_heads": _size(config, "n_head"),
+        "num_key_value_heads": _size(config, "n_head_kv", _size(config, "n_head")),
         "intermediate_size": math.ceil(inner / 256) * 256,
         "rms_norm_eps": config.get("layer_norm_epsilon", 1e-5),
         "hidden_act": {"swiglu": "silu", "geglu": "gelu"}.get(
             str(config.get("activation_function")), str(config.get("activation_function"))
         ),
-        "vocab_size": math.ceil(int(config["vocab_size"]) / to) * to,
+        "vocab_size": math.ceil(_size(config, "vocab_size") / to) * to,
         "rope_theta": config.get("rotary_emb_base", 10_000.0),
         "partial_rotary_factor": config.get("rotary_emb_fraction") or 1.0,
         "layer_types": [kind for kind, _ in kinds],
         "sliding_window": window // 2 + 1,
-        "max_position_embeddings": max(int(each.get("l_max") or 2048) for each in own.values()),
-        "conv_L_cache": int(convolution.get("kernel_size", 3)),
-        "conv_width": int(convolution.get("expand_proj", 2)) * size // 2,
+        "max_position_embeddings": max(_size(each, "l_max", 2048) for each in own.values()),
+        "conv_L_cache": _size(convolution, "kernel_size", 3),
+        "conv_width": _size(convolution, "expand_proj", 2) * size // 2,
         "conv_bias": bool(convolution.get("use_bias", True)),
         "linear_num_heads": heads,
-        "linear_feature_dim": int(linear.get("feature_dim", 16)),
-        "linear_head_dim": int(linear.get("head_dim") or size // heads),
+        "linear_feature_dim": _size(linear, "feature_dim", 16),
+        "linear_head_dim": _size(linear, "head_dim", size // heads),
     }
+
+
+def _size(stated: Config, key: str, default: int | None = None) -> int:
+    """A positive integer of config.json, or of a mixer in it."""
+    found = stated.get(key)
+    found = default if found is None else found
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ModelError(f"{key} of config.json must be a positive integer, not {shown(found)}.")
+    return found
+
+
+def _layers_of(config: Config, key: str) -> list[int]:
+    found = config.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(layer, int) for layer in found):
+        raise ModelError(f"{key} of config.json must be a list of layers, not {shown(found)}.")
+    return found
 
 
 def _mixer(config: Config, name: str) -> tuple[str, dict[str, Any]]:
