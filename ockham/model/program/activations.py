@@ -31,7 +31,7 @@ def read_activation(architecture: Architecture, values: Values) -> str:
         return "clamped_swiglu"
     # Early Gemma 2 configs say "hidden_act" only.
     name = config.get(architecture.activation) or config.get("hidden_act") or "silu"
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelError(
             f"the activation {shown(name)} is not supported; supported are "
             f"{', '.join(ACTIVATIONS)}."

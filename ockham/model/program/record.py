@@ -101,9 +101,10 @@ def rounded_inner(config: Config) -> int:
 def inner_by_ratio(config: Config) -> int:
     """MatMul-free models: where `intermediate_size` is not given, two thirds of the hidden size
     times `hidden_ratio`, up to a multiple of 256."""
-    inner = config.get("intermediate_size")
-    if inner is not None:
-        return int(inner)
+    stated = config.get("intermediate_size")
+    if stated is not None:
+        inner: int = stated  # which its reader checks
+        return inner
     inner = int(int(config["hidden_size"]) * (config.get("hidden_ratio") or 4) * 2 / 3)
     return -(-inner // 256) * 256
 

@@ -274,9 +274,13 @@ def layers_of_kind(
 ) -> tuple[int, ...]:
     """The layers of a kind, by any of its names, of those that attend and those. Raises ModelError
     for others."""
-    if not isinstance(types, list | tuple) or len(types) != layers:
-        found = f"{len(types)} entries" if isinstance(types, list | tuple) else shown(types)
-        raise ModelError(f"{values.spelling.of('layer_types')} has {found} for {layers} layers.")
+    key = values.spelling.of("layer_types")
+    if not isinstance(types, list | tuple):
+        raise ModelError(
+            f"{key} must be a list of the kinds of {layers} layers, not {shown(types)}."
+        )
+    if len(types) != layers:
+        raise ModelError(f"{key} has {len(types)} entries for {layers} layers.")
     for each in types:
         if each not in ATTENDING and each not in kinds:
             raise ModelError(

@@ -310,6 +310,11 @@ def _growing(growth: Any, period: Any) -> dict[str, Any]:
 def _partial(architecture: Architecture, factor: float | None) -> float:
     if factor is None or factor == 1.0:
         return 1.0
+    if not is_positive(factor) or factor > 1:
+        raise ModelError(
+            "partial_rotary_factor of config.json must be a number above 0 and at most 1, not "
+            f"{shown(factor)}."
+        )
     if not architecture.partial_rotary:
         raise ModelError(
             f"config.json sets partial_rotary_factor to {factor}, which {architecture.name} does "

@@ -12,8 +12,9 @@ from ockham.core.numbers import shown
 MOST_SIZE = 2**31 - 1
 """Of any size or number: token ids and positions are 32-bit integers."""
 
+MOST_LAYERS = 10_000
 _MOST = {
-    "num_hidden_layers": 10_000,
+    "num_hidden_layers": MOST_LAYERS,
     "head_dim": 1 << 16,
     "num_experts": 1 << 16,
     "num_local_experts": 1 << 16,

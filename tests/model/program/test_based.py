@@ -59,11 +59,14 @@ def test_what_a_sequence_keeps_does_not_grow_with_its_text(tmp_path: Path) -> No
         ),
         (
             {"alt_mixer_layers": 5},
-            "alt_mixer_layers of config.json must be a list of layers, not 5",
+            "must be a list of layers, of 0 to 2, not 5",
         ),
         ({"rms_norm": False}, "config.json sets rms_norm: its norms are LayerNorms"),
         ({"n_positions": 2048}, "learned positions are not supported"),
-        ({"mlp_fc1_bias": True}, "sets mlp_fc1_bias: feed-forwards with biases"),
+        ({"mlp_fc1_bias": True}, "mlp_fc1_bias of config.json must be false"),
+        ({"n_layer": 10**9}, "n_layer of config.json is 1000000000; models of up to 10000"),
+        ({"alt_mixer_layers": [9]}, "must be a list of layers, of 0 to 2, not"),
+        ({"rotary_emb_fraction": 1.5}, "rotary_emb_fraction of config.json is 1.5; only 0 and 1"),
         ({"mixer": None}, "mixer of config.json is None; its _target_ must end in one of BaseConv"),
         (
             {"alt_mixer": {"_target_": "LinearAttention", "feature_map": None}},

@@ -42,6 +42,9 @@ def llama3(**changes: Any) -> dict[str, Any]:
         ({"hidden_act": "relu3"}, "activation 'relu3' is not supported; supported are silu"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps .* must be a positive number"),
         ({"eos_token_id": "</s>"}, "eos_token_id .* must be token ids"),
+        ({"hidden_act": [1, 2]}, r"the activation \[1, 2\] is not supported"),
+        ({"partial_rotary_factor": 1.5}, "must be a number above 0 and at most 1, not 1.5"),
+        ({"partial_rotary_factor": "x"}, "must be a number above 0 and at most 1, not 'x'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5, which LlamaForCausalLM"),
         ({"rope_scaling": {"type": "mrope"}}, "rotary embedding 'mrope' is not supported; .*yarn"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' of config.json lacks 'factor'"),
@@ -120,7 +123,7 @@ def test_more_experts_per_token_than_experts_are_refused() -> None:
     ("types", "found"),
     [
         (["attention", "conv", "attention", "mamba"], "'conv' is not supported; .* and mamba"),
-        (None, "layer_types of config.json has None for 4 layers"),
+        (None, "layer_types of config.json must be a list of the kinds of 4 layers, not None"),
         (["attention"], "layer_types of config.json has 1 entries for 4 layers"),
     ],
 )

@@ -14,6 +14,7 @@ from ockham.model.program.record import (
     LinearRecord,
     every_layer,
 )
+from ockham.model.program.values import MOST_LAYERS
 
 _KINDS = {
     "BaseConv": "conv",
@@ -48,12 +49,24 @@ def _usual(config: Config) -> Config:
         raise ModelError("config.json sets n_positions: learned positions are not supported.")
     for key in ("mlp_fc1_bias", "mlp_fc2_bias"):
         if config.get(key, True):
-            raise ModelError(f"config.json sets {key}: feed-forwards with biases, not supported.")
+            raise ModelError(
+                f"{key} of config.json must be false: feed-forwards with biases are not supported."
+            )
     size, layers = _size(config, "n_embd"), _size(config, "n_layer")
+    if layers > MOST_LAYERS:
+        raise ModelError(
+            f"n_layer of config.json is {shown(layers)}; models of up to {MOST_LAYERS} are "
+            "supported."
+        )
+    fraction = config.get("rotary_emb_fraction")
+    if isinstance(fraction, bool) or fraction not in (None, 0, 1):
+        raise ModelError(
+            f"rotary_emb_fraction of config.json is {shown(fraction)}; only 0 and 1 are supported."
+        )
     places = {
         layer: name
         for name in ("alt_mixer", "alt_mixer_2")  # the second goes before the first
-        for layer in _layers_of(config, f"{name}_layers")
+        for layer in _layers_of(config, f"{name}_layers", layers)
     }
     names = [places.get(layer, "mixer") for layer in range(layers)]
     mixers = {name: _mixer(config, name) for name in dict.fromkeys(names)}
@@ -76,7 +89,6 @@ def _usual(config: Config) -> Config:
         ),
         "vocab_size": math.ceil(_size(config, "vocab_size") / to) * to,
         "rope_theta": config.get("rotary_emb_base", 10_000.0),
-        "partial_rotary_factor": config.get("rotary_emb_fraction") or 1.0,
         "layer_types": [kind for kind, _ in kinds],
         "sliding_window": window // 2 + 1,
         "max_position_embeddings": max(_size(each, "l_max", 2048) for each in own.values()),
@@ -98,10 +110,15 @@ def _size(stated: Config, key: str, default: int | None = None) -> int:
     return found
 
 
-def _layers_of(config: Config, key: str) -> list[int]:
+def _layers_of(config: Config, key: str, layers: int) -> list[int]:
     found = config.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(layer, int) for layer in found):
-        raise ModelError(f"{key} of config.json must be a list of layers, not {shown(found)}.")
+    if not isinstance(found, list) or not all(
+        type(layer) is int and 0 <= layer < layers for layer in found
+    ):
+        raise ModelError(
+            f"{key} of config.json must be a list of layers, of 0 to {layers - 1}, not "
+            f"{shown(found)}."
+        )
     return found
 
 
